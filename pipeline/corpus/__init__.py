@@ -1,0 +1,1 @@
+"""Files of a corpus -> passages, duplicates and a quarantine of the rows that cannot be used."""

@@ -1,0 +1,134 @@
+"""Encode a whole corpus with Ray Data actors; every actor writes its own Parquet parts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.recipe import EncoderSection, Recipe
+from pipeline.records import full_text, vector_schema
+from pipeline.stage import Estimate, StageContext
+from pipeline.workspace import Artifact, Workspace
+
+_USUAL_DIMENSION = 384
+# Passages per call of an actor, and so per Parquet part.
+_SLICE_ROWS = 2048
+
+
+class EncodePassages:
+    """Ray Data actor: a slice of the corpus in, one Parquet part of vectors written, the count out."""
+
+    def __init__(self, section: EncoderSection, model: Path | None, workspace: str, folder: str) -> None:
+        import torch
+
+        from pipeline.encoder.encode import Encoder
+        from pipeline.encoder.model import best_device, load_model
+
+        torch.set_num_threads(max(1, int(section.cpus_per_actor)))
+        self.encoder = Encoder(
+            load_model(section, model), section.dtype, section.tokens_per_batch, best_device(section.gpus_per_actor)
+        )
+        self.workspace = Workspace(workspace)
+        self.folder = folder
+        self._part, self._passages = "", pa.table({})
+
+    def __call__(self, slices: pa.Table) -> pa.Table:
+        counts = [self._encode(**row) for row in slices.to_pylist()]
+        return pa.table({"rows": counts, "dimension": [self.encoder.dimension] * len(counts)})
+
+    def _encode(self, part: str, start: int, number: int) -> int:
+        passages = self._read(part).slice(start, _SLICE_ROWS)
+        ids = passages["passage_id"].to_pylist()
+        texts = map(full_text, passages["title"].to_pylist(), passages["text"].to_pylist())
+        vectors = self.encoder.encode_passages(list(texts))
+        schema = vector_schema(self.encoder.dimension)
+        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), self.encoder.dimension)
+        # Named by position: a retried slice replaces its part instead of adding one.
+        target = f"{self.folder}/part-{number:06d}.parquet"
+        self.workspace.write_table(target, pa.Table.from_arrays([pa.array(ids), column], schema=schema))
+        return len(ids)
+
+    def _read(self, part: str) -> pa.Table:
+        """A part holds many slices, which mostly reach one actor in a row."""
+        if part != self._part:
+            columns = ["passage_id", "title", "text"]
+            self._passages = pq.read_table(part, columns=columns, filesystem=self.workspace.filesystem)
+            self._part = part
+        return self._passages
+
+
+def run_base(ctx: StageContext) -> None:
+    """Encode the corpus with the recipe's encoder as it is."""
+    encode_corpus(ctx, None)
+
+
+def run_tuned(ctx: StageContext) -> None:
+    """Encode the corpus with the distilled encoder."""
+    encode_corpus(ctx, ctx.inputs["distill"].directory("model"))
+
+
+def encode_corpus(ctx: StageContext, model: Path | None) -> None:
+    """Write table `vectors`: one float32 unit vector per passage."""
+    import ray
+
+    from pipeline.ray_session import ensure_ray, require_resources
+
+    section = ctx.recipe.encoder
+    ensure_ray(ctx.recipe.ray)
+    corpus = ctx.inputs["corpus"]
+    require_resources("encoder", section.actors, section.cpus_per_actor, section.gpus_per_actor)
+    slices = _slices(corpus, ctx.workspace)
+    # Actors read their own slices: with a reader beside them, actors that hold every CPU would wait for it for ever.
+    counts = ray.data.from_arrow(slices).map_batches(
+        EncodePassages,
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=section.cpus_per_actor,
+        num_gpus=section.gpus_per_actor,
+        compute=ray.data.ActorPoolStrategy(size=min(section.actors, len(slices))),
+        fn_constructor_args=(section, model, ctx.workspace.uri, ctx.out.part_folder("vectors")),
+    )
+    done, dimension, total = 0, 0, corpus.rows("passages")
+    for row in counts.iter_rows():
+        done, dimension = done + row["rows"], row["dimension"]
+        ctx.progress.update("passages encoded", done, total)
+    written = ctx.out.adopt_parts("vectors", vector_schema(dimension))
+    assert written == total, f"{written} vectors for {total} passages"
+
+
+def _slices(corpus: Artifact, workspace: Workspace) -> list[pa.Table]:
+    """One row per call of an actor: which rows of which part, and the number of the result."""
+    places = [
+        (part, start)
+        for part in corpus.parts("passages")
+        for start in range(0, pq.read_metadata(part, filesystem=workspace.filesystem).num_rows, _SLICE_ROWS)
+    ]
+    return [
+        pa.table({"part": [part], "start": [start], "number": [number]}) for number, (part, start) in enumerate(places)
+    ]
+
+
+def external(recipe: Recipe) -> str:
+    """Stands for the weights of the base encoder."""
+    from pipeline.models import locate
+
+    return locate(recipe.encoder.model).fingerprint
+
+
+def estimate(recipe: Recipe, upstream: Mapping[str, Estimate]) -> Estimate:
+    rows = upstream["corpus"].rows
+    dimension = _dimension(recipe)
+    assumed = "" if dimension else f"assumes {_USUAL_DIMENSION} dimensions"
+    return Estimate(rows=rows, disk_bytes=rows * (dimension or _USUAL_DIMENSION) * 4, note=assumed)
+
+
+def _dimension(recipe: Recipe) -> int | None:
+    """Width of a local model's hidden states, which its pooling keeps; None for one on the hub."""
+    from pipeline.models import locate
+
+    config = Path(locate(recipe.encoder.model).path_or_name) / "config.json"
+    return json.loads(config.read_text()).get("hidden_size") if config.is_file() else None

@@ -1,0 +1,1 @@
+"""Vectors to an exact, sharded FAISS index: build, search with Ray actors, merge."""

@@ -1,0 +1,1 @@
+"""Lexical search: passages to a BM25 index."""

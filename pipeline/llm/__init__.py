@@ -1,0 +1,1 @@
+"""Requests to a language model in, stored answers out, whoever answers."""

@@ -1,0 +1,165 @@
+"""From a table of requests to a table of answers: what is stored is looked up, an engine is asked for the rest."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Generator
+from contextlib import closing
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import RayrieverError
+from pipeline.llm.engines.job import Job
+from pipeline.llm.requests import distinct, model_identity
+from pipeline.llm.responses import answered
+from pipeline.llm.store import Ledger, ResponseStore
+from pipeline.models import locate
+from pipeline.progress import Progress
+from pipeline.ray_session import ensure_ray, explained_ray_errors, require_resources
+from pipeline.recipe import LlmSection, RaySection
+from pipeline.records import LLM_RESPONSE
+from pipeline.workspace import Workspace
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+_SHOWN_ERRORS = 5
+_AFTER_DEATH = (
+    "Answers received so far are stored: run the same command again and only the rest is asked. An actor that the "
+    "system killed for memory needs a smaller llm.batch_size or fewer llm.actors."
+)
+
+
+def complete(
+    requests: pa.Table,
+    section: LlmSection,
+    workspace: Workspace,
+    ray_section: RaySection,
+    progress: Progress,
+    description: str,
+) -> pa.Table:
+    """Answer LLM_REQUEST rows; returns one LLM_RESPONSE row per request row, in their order.
+
+    Answers are stored as they arrive, in the workspace and by content address: equal requests are asked once, and
+    after a kill only what had no answer is asked. Where nothing is missing, Ray is not started. Rows without an answer
+    have finish_reason "error" and are asked again next time.
+
+    Raises RayrieverError when the model, key, server or resources are not there, and, as soon as it is certain, when
+    more than `section.max_failed_share` of the distinct requests stay without an answer.
+    """
+    asked = distinct(requests)
+    store = ResponseStore(workspace)
+    store.compact()
+    Ledger(workspace).compact()
+    stored = store.lookup(asked["request_id"])
+    missing = asked.filter(pc.invert(pc.is_in(asked["request_id"], stored["request_id"])))
+    report = _Report(progress, description, asked.num_rows, stored.num_rows)
+    responses = [stored]
+    if missing.num_rows:
+        responses += _ask(asked, missing, section, workspace, ray_section, report)
+    return _in_order(requests, pa.concat_tables(responses))
+
+
+def _in_order(requests: pa.Table, responses: pa.Table) -> pa.Table:
+    rows = responses.combine_chunks()
+    places = pc.index_in(requests["request_id"], rows["request_id"].combine_chunks())
+    return rows.take(places.combine_chunks() if isinstance(places, pa.ChunkedArray) else places)
+
+
+def _ask(
+    asked: pa.Table,
+    missing: pa.Table,
+    section: LlmSection,
+    workspace: Workspace,
+    ray_section: RaySection,
+    report: _Report,
+) -> list[pa.Table]:
+    check_engine(section)
+    ensure_ray(ray_section)
+    engine = _engine(section)
+    require_resources("llm", section.actors, engine.cpus(section), section.gpus_per_actor)
+    import ray.data
+
+    batches = engine.batches(asked, missing, section)
+    answers = engine.answer(ray.data.from_arrow(batches), _job(section, workspace))
+    arrived, failures = [], LLM_RESPONSE.empty_table()
+    allowed = section.max_failed_share * asked.num_rows
+    # Closed, the actors stop asking; left to the garbage collector, they would go on while the error is shown.
+    with closing(_stream(answers)) as stream:
+        for responses in stream:
+            arrived.append(responses)
+            failures = pa.concat_tables([failures, responses.filter(pc.invert(answered(responses)))])
+            report.arrived(responses)
+            if failures.num_rows > allowed:
+                raise _too_many_failures(failures, report, section)
+    report.finished()
+    return arrived
+
+
+def check_engine(section: LlmSection) -> None:
+    """Raise RayrieverError when the section's model, key, server or library is not there. Starts no Ray."""
+    _engine(section).check(section)
+
+
+def _engine(section: LlmSection) -> ModuleType:
+    from pipeline.llm.engines import api, local, vllm_actors
+
+    return {"transformers": local, "openai": api, "vllm": vllm_actors}[section.engine]
+
+
+def _job(section: LlmSection, workspace: Workspace) -> Job:
+    """A local path in the recipe is meant from where the user stands, not from an actor's folder."""
+    if section.engine != "openai" and not section.model.startswith("pypi:"):
+        place = locate(section.model)
+        path = "/".join((place.path_or_name, place.gguf_file)) if place.gguf_file else place.path_or_name
+        section = section.model_copy(update={"model": path})
+    return Job(section, model_identity(section), workspace.uri, f"{time.time_ns()}-{uuid.uuid4().hex[:8]}")
+
+
+def _stream(answers: Dataset) -> Generator[pa.Table]:
+    """LLM_RESPONSE rows as the actors finish them."""
+    with explained_ray_errors("llm: the engine", _AFTER_DEATH):
+        for rows in answers.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            yield rows.select(LLM_RESPONSE.names).cast(LLM_RESPONSE)
+
+
+def _too_many_failures(failures: pa.Table, report: _Report, section: LlmSection) -> RayrieverError:
+    lines = [f"  {row['request_id'][:12]}: {row['error']}" for row in failures.slice(0, _SHOWN_ERRORS).to_pylist()]
+    more = failures.num_rows - len(lines)
+    if more:
+        lines.append(f"  and {more:,} more")
+    return RayrieverError(
+        f"llm: {failures.num_rows:,} of {report.total:,} requests ({report.description}) have no answer, more than "
+        f"max_failed_share = {section.max_failed_share:.1%}.\n" + "\n".join(lines) + "\n"
+        f"{report.answers:,} answers are stored and kept: mend the cause, run the same command again, and only the "
+        "rest is asked. Or raise llm.max_failed_share."
+    )
+
+
+class _Report:
+    """Turns arriving responses into progress."""
+
+    def __init__(self, progress: Progress, description: str, total: int, stored: int) -> None:
+        self.description, self.total, self.answers = description, total, stored
+        self._progress, self._stored, self._done, self._tokens = progress, stored, stored, 0
+        self._started = time.monotonic()
+        progress.update(description, stored, total)
+
+    def arrived(self, responses: pa.Table) -> None:
+        self._done += responses.num_rows
+        self.answers += pc.sum(answered(responses)).as_py() or 0
+        self._tokens += pc.sum(responses["tokens_out"]).as_py() or 0
+        self._progress.update(f"{self.description}, {self._rate()}", self._done, self.total)
+
+    def finished(self) -> None:
+        self._progress.message(
+            f"{self.description}: {self.total:,} requests, {self._stored:,} of them answered before, "
+            f"{self._done - self.answers:,} without an answer, {self._rate()}"
+        )
+
+    def _rate(self) -> str:
+        return f"{self._tokens / (time.monotonic() - self._started):,.0f} tokens/s"

@@ -1,0 +1,139 @@
+"""Answers from vLLM engines in Ray actors, by way of `ray.data.llm`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from pipeline.errors import RayrieverError
+from pipeline.llm.engines.job import Job, Recorder
+from pipeline.llm.requests import Sampling
+from pipeline.llm.responses import Answer, failure, to_table
+from pipeline.models import locate
+from pipeline.recipe import LlmSection
+from pipeline.records import LLM_REQUEST
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+_STEP_CPUS = 0.1  # of the steps around the engine; whole CPUs for them would starve it on a small machine
+# vLLM writes a request_id of its own into the row, and takes a column "model" for the name of a LoRA adapter
+_ADDRESS = "address"
+_CARRIED = (_ADDRESS, "purpose", "asked_messages", "asked_sampling")
+
+
+def check(section: LlmSection) -> None:
+    """Raise RayrieverError when vLLM is not installed or cannot open the model's format."""
+    if importlib.util.find_spec("vllm") is None:
+        raise RayrieverError("llm.engine vllm: vLLM is not installed. Run: pip install 'rayriever[vllm]'")
+    if locate(section.model).gguf_file:
+        raise RayrieverError(
+            f"llm.model {section.model}: engine 'vllm' opens Hugging Face folders and hub names, not GGUF files. Use "
+            "engine 'transformers' for it."
+        )
+
+
+def cpus(section: LlmSection) -> float:
+    """CPUs of one engine replica."""
+    return section.cpus_per_actor
+
+
+def batches(requests: pa.Table, wanted: pa.Table, section: LlmSection) -> list[pa.Table]:
+    """Blocks in the order of the prompts, so that vLLM's prefix cache serves those with a common beginning."""
+    order = [(name, "ascending") for name in ("purpose", "sampling", "messages")]
+    rows = wanted.sort_by(order)
+    size = section.batch_size
+    return [rows.slice(start, size).combine_chunks() for start in range(0, rows.num_rows, size)]
+
+
+def answer(asked: Dataset, job: Job) -> Dataset:
+    """LLM_RESPONSE rows for a dataset of LLM_REQUEST rows."""
+    from ray.data.llm import build_processor
+
+    processor = build_processor(
+        _configuration(job.section),
+        preprocess=_conversation,
+        postprocess=_completion,
+        preprocess_map_kwargs={"num_cpus": _STEP_CPUS},
+        postprocess_map_kwargs={"num_cpus": _STEP_CPUS},
+    )
+    steps = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": _STEP_CPUS, "fn_args": (job,)}
+    return processor(asked.map_batches(_send, **steps)).map_batches(_receive, **steps)
+
+
+def _configuration(section: LlmSection) -> Any:
+    from ray.data.llm import ChatTemplateStageConfig, vLLMEngineProcessorConfig
+
+    kwargs: dict[str, Any] = {
+        "max_model_len": section.max_context_tokens,
+        "dtype": "bfloat16",
+        **section.engine_kwargs,
+    }
+    workers = int(kwargs.get("tensor_parallel_size", 1)) * int(kwargs.get("pipeline_parallel_size", 1))
+    # Without a placement group Ray asks for one GPU per worker, which a machine without GPUs never grants.
+    bundle = {"CPU": section.cpus_per_actor / workers, "GPU": section.gpus_per_actor / workers}
+    return vLLMEngineProcessorConfig(
+        model_source=locate(section.model).path_or_name,
+        engine_kwargs=kwargs,
+        batch_size=section.batch_size,
+        concurrency=(section.actors, section.actors),
+        placement_group_config={"bundles": [dict(bundle) for _ in range(workers)]},
+        should_continue_on_error=True,
+        log_engine_metrics=False,
+        chat_template_stage=ChatTemplateStageConfig(num_cpus=_STEP_CPUS),
+        # vLLM does both itself; as stages they are two more actors
+        tokenize_stage=False,
+        detokenize_stage=False,
+    )
+
+
+def _send(requests: pa.Table, job: Job) -> pa.Table:
+    """Note the requests in the ledger, under column names that the engine leaves alone."""
+    Recorder(job).sent(requests)
+    return requests.rename_columns(list(_CARRIED))
+
+
+def _conversation(row: dict[str, Any]) -> dict[str, Any]:
+    """What the engine reads. Every row has the same keys: Arrow would fill absent ones with nulls."""
+    sampling = Sampling.from_json(row["asked_sampling"])
+    return {
+        "messages": json.loads(row["asked_messages"]),
+        "sampling_params": {
+            "temperature": sampling.temperature,
+            "max_tokens": sampling.max_tokens,
+            "seed": sampling.seed if sampling.seed is not None else int(row[_ADDRESS][:8], 16),
+        },
+    }
+
+
+def _completion(row: dict[str, Any]) -> dict[str, Any]:
+    """Rows that failed do not pass through here: they keep all columns and carry `__inference_error__`."""
+    kept = ("generated_text", "num_input_tokens", "num_generated_tokens")
+    return {name: row[name] for name in (*_CARRIED, *kept)}
+
+
+def _receive(rows: pa.Table, job: Job) -> pa.Table:
+    """One part of the store per block that comes out of the engine."""
+    finished = rows.to_pylist()
+    responses = to_table(_answer(row) for row in finished)
+    columns = [[row[name] for row in finished] for name in _CARRIED]
+    Recorder(job).received(pa.table(dict(zip(LLM_REQUEST.names, columns, strict=True)), schema=LLM_REQUEST), responses)
+    return responses
+
+
+def _answer(row: dict[str, Any]) -> Answer:
+    if row.get("__inference_error__"):
+        return failure(row[_ADDRESS], row["__inference_error__"], 1)
+    written = row["num_generated_tokens"]
+    is_cut = written >= Sampling.from_json(row["asked_sampling"]).max_tokens  # the engine gives no finish reason
+    return Answer(
+        request_id=row[_ADDRESS],
+        text=row["generated_text"],
+        finish_reason="length" if is_cut else "stop",
+        tokens_in=row["num_input_tokens"],
+        tokens_out=written,
+        attempts=1,
+    )

@@ -1,0 +1,147 @@
+"""Make queries from passages: sentences as they stand, and questions, keywords and claims that the LLM writes."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pipeline.lexical.bm25 import Lexical
+from pipeline.llm.complete import complete
+from pipeline.llm.prompts import render
+from pipeline.llm.requests import Sampling, build, model_identity
+from pipeline.queries.given import Query
+from pipeline.recipe import QueryKind
+from pipeline.records import full_text
+from pipeline.stage import StageContext
+from pipeline.workspace import digest
+
+# A passage says too little to be asked about below this, and a prompt holds no more than this.
+_FEWEST_WORDS, _MOST_WORDS = 5, 120
+MAX_TOKENS: dict[QueryKind, int] = {"question": 40, "keywords": 24, "claim": 48}
+_CROP_WORDS = (5, 64)  # Baldelli et al. 2024, section 3.1 crops sentences; the bounds keep search-like lengths
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n\s*\n")
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One query to make: of which kind, from which passage."""
+
+    kind: QueryKind
+    passage_id: str
+    title: str
+    text: str
+
+
+def assign(passages: pa.Table, count: int, kinds: Sequence[QueryKind], seed: int) -> list[Assignment]:
+    """`count` assignments in equal parts of the kinds; passages are drawn without repetition while there are enough.
+
+    Fewer where the corpus has not enough passages for each pair of kind and passage to be used once.
+    """
+    rows = [
+        (row["passage_id"], row["title"], row["text"])
+        for row in passages.sort_by("passage_id").to_pylist()
+        if len(row["text"].split()) >= _FEWEST_WORDS
+    ]
+    random.Random(seed).shuffle(rows)
+    made = []
+    for number in range(min(count, len(rows) * len(kinds))):
+        lap, place = divmod(number, len(rows))
+        made.append(Assignment(kinds[(place + lap) % len(kinds)], *rows[place]))
+    return made
+
+
+def crop(text: str, seed: str) -> str | None:
+    """A sentence of the text that has a query's length, or None where there is none."""
+    low, high = _CROP_WORDS
+    sentences = [" ".join(sentence.split()) for sentence in _SENTENCE_END.split(text)]
+    fitting = [sentence for sentence in sentences if low <= len(sentence.split()) <= high]
+    return random.Random(seed).choice(fitting) if fitting else None
+
+
+def parse(kind: QueryKind, answer: str) -> str | None:
+    """The query in an LLM's answer, or None where the answer is not one of this kind and nothing else.
+
+    A label before the query ("Question:"), a bullet and quotes around it are taken off; a second line is a fault.
+    """
+    text = answer.strip()
+    text = re.sub(r"^(?:(?:search )?query|question|keywords|claim|statement)\s*:\s*", "", text, flags=re.IGNORECASE)
+    text = text.strip().strip("\"'“”`*").strip()
+    words = len(text.split())
+    if "\n" in text or not re.search(r"\w", text):
+        return None
+    if kind == "question":
+        return text if text.endswith("?") and text.count("?") == 1 and 3 <= words <= 40 else None
+    if kind == "keywords":
+        text = " ".join(text.replace(",", " ").split()).rstrip(".")
+        return text if 2 <= len(text.split()) <= 10 and "?" not in text else None
+    return text if 4 <= words <= 50 and text[-1] in ".!" and "?" not in text else None
+
+
+def generate(ctx: StageContext, assignments: Sequence[Assignment], lexical: Lexical) -> list[Query]:
+    """Queries with their passage as label; outcomes are counted per kind in `ctx.out.outcomes`."""
+    crops = [(a, crop(a.text, f"{ctx.recipe.seed}-{a.passage_id}")) for a in assignments if a.kind == "crop"]
+    asked = [a for a in assignments if a.kind != "crop"]
+    written = _ask(ctx, asked)
+    kept = [*((a, text) for a, text in crops if text), *_round_trip(ctx, written, lexical)]
+    ctx.out.outcomes["crop_without_sentence"] += sum(text is None for _, text in crops)
+    queries = {}
+    for assignment, text in kept:
+        query_id = f"{assignment.kind}-{digest({'passage': assignment.passage_id, 'text': text})}"
+        queries[query_id] = Query(query_id, text, "train", assignment.kind, {assignment.passage_id: 1})
+        ctx.out.outcomes[f"{assignment.kind}_ok"] += 1
+    return list(queries.values())
+
+
+def request_table(ctx: StageContext, assignments: Sequence[Assignment]) -> pa.Table:
+    """One LLM_REQUEST row per assignment, in order."""
+    identity, temperature = model_identity(ctx.recipe.llm), ctx.recipe.queries.temperature
+    return pa.concat_tables(
+        build(
+            identity,
+            assignment.kind,
+            [render(assignment.kind, passage=_shown(assignment))],
+            Sampling(temperature, MAX_TOKENS[assignment.kind]),
+        )
+        for assignment in assignments
+    )
+
+
+def _shown(assignment: Assignment) -> str:
+    return " ".join(full_text(assignment.title, assignment.text).split()[:_MOST_WORDS])
+
+
+def _ask(ctx: StageContext, assignments: Sequence[Assignment]) -> list[tuple[Assignment, str]]:
+    if not assignments:
+        return []
+    requests = request_table(ctx, assignments)
+    recipe = ctx.recipe
+    responses = complete(requests, recipe.llm, ctx.workspace, recipe.ray, ctx.progress, "queries written")
+    parsed = []
+    for assignment, response in zip(assignments, responses.to_pylist(), strict=True):
+        if response["error"] is not None:
+            ctx.out.outcomes[f"{assignment.kind}_error"] += 1
+        elif (text := parse(assignment.kind, response["text"])) is None:
+            ctx.out.outcomes[f"{assignment.kind}_unparseable"] += 1
+        else:
+            parsed.append((assignment, text))
+    return parsed
+
+
+def _round_trip(
+    ctx: StageContext, written: Sequence[tuple[Assignment, str]], lexical: Lexical
+) -> list[tuple[Assignment, str]]:
+    """Those whose own passage BM25 finds: what the passage does not answer is noise for training."""
+    hits = lexical.search([text for _, text in written], ctx.recipe.queries.max_source_rank)
+    kept, lost = [], Counter[str]()
+    for (assignment, text), found in zip(written, hits, strict=True):
+        if any(hit.passage_id == assignment.passage_id for hit in found):
+            kept.append((assignment, text))
+        else:
+            lost[f"{assignment.kind}_not_about_passage"] += 1
+    ctx.out.outcomes.update(lost)
+    return kept

@@ -1,0 +1,107 @@
+"""Arrow schemas of every artifact that one stage writes and another reads."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+
+def _schema(*fields: tuple[str, pa.DataType] | tuple[str, pa.DataType, bool]) -> pa.Schema:
+    """Fields are non-nullable unless their third element is True."""
+    return pa.schema([pa.field(f[0], f[1], nullable=len(f) == 3) for f in fields])
+
+
+PASSAGE = _schema(
+    ("passage_id", pa.string()),
+    ("title", pa.string()),
+    ("text", pa.string()),
+    ("source", pa.string()),  # file the passage was read from
+    ("start", pa.int64(), True),  # character offsets in that file's text, for chunks of longer documents
+    ("end", pa.int64(), True),
+)
+
+QUARANTINE = _schema(
+    ("source", pa.string()),
+    ("line", pa.int64(), True),  # 1-based line of a text file, 1-based row of a table
+    ("row_id", pa.string(), True),
+    ("reason", pa.string()),
+)
+
+DUPLICATE = _schema(
+    ("passage_id", pa.string()),
+    ("duplicate_of", pa.string()),  # the first passage of the group in corpus order
+    ("similarity", pa.float64()),  # Jaccard of word shingles; 1.0 is an exact duplicate after normalisation
+)
+
+QUERY = _schema(
+    ("query_id", pa.string()),
+    ("text", pa.string()),
+    ("split", pa.string()),  # train | dev | test
+    ("kind", pa.string()),  # given | crop | question | keywords | claim
+)
+
+JUDGMENT = _schema(
+    ("query_id", pa.string()),
+    ("passage_id", pa.string()),
+    ("grade", pa.int64()),  # 0 is judged irrelevant
+)
+
+LLM_REQUEST = _schema(
+    ("request_id", pa.string()),  # content address, see pipeline.llm.requests
+    ("purpose", pa.string()),  # what the answer is for: question, decomposition, positive, ...
+    ("messages", pa.string()),  # JSON list of {role, content}
+    ("sampling", pa.string()),  # JSON object: temperature, max_tokens, ...
+)
+
+LLM_RESPONSE = _schema(
+    ("request_id", pa.string()),
+    ("text", pa.string()),
+    ("finish_reason", pa.string()),  # stop | length | content_filter | error
+    ("tokens_in", pa.int64()),
+    ("tokens_out", pa.int64()),
+    ("attempts", pa.int64()),  # requests put on the wire for this answer
+    ("error", pa.string(), True),
+)
+
+SYNTHESIS = _schema(
+    ("query_id", pa.string()),
+    ("decomposition", pa.string(), True),  # q_cot of Kim & Baek 2025, section 2.2
+    ("positive", pa.string(), True),  # p+
+    ("negative", pa.string(), True),  # p-
+    ("verdict", pa.string()),  # yes | no | unparseable | absent | unverified
+    ("outcome", pa.string()),  # kept | relabelled | dropped: what became of p+
+)
+
+TRAINING_EXAMPLE = _schema(
+    ("query_id", pa.string()),
+    ("query", pa.string()),
+    ("labelled_ids", pa.list_(pa.string())),
+    ("labelled", pa.list_(pa.string())),  # texts of the labelled passages, in the order of their ids
+    ("positives", pa.list_(pa.string())),  # synthetic texts that attract
+    ("negatives", pa.list_(pa.string())),  # synthetic texts that repel, a relabelled p+ among them
+)
+
+HIT = _schema(
+    ("system", pa.string()),
+    ("query_id", pa.string()),
+    ("passage_id", pa.string()),
+    ("rank", pa.int64()),  # from 1
+    ("score", pa.float64()),
+)
+
+PER_QUERY = _schema(
+    ("system", pa.string()),
+    ("query_id", pa.string()),
+    ("ndcg_at_10", pa.float64()),
+    ("rr_at_10", pa.float64()),
+    ("recall_at_100", pa.float64()),
+)
+
+
+def vector_schema(dimension: int) -> pa.Schema:
+    """Passage vectors: `vector` is `[dimension]` float32, L2-normalised."""
+    return _schema(("passage_id", pa.string()), ("vector", pa.list_(pa.float32(), dimension)))
+
+
+def full_text(title: str, text: str) -> str:
+    """What retrievers read of a passage: title and text, as BEIR joins them."""
+    return f"{title} {text}".strip()

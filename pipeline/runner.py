@@ -1,0 +1,160 @@
+"""Run the stages of a recipe in order: reuse what is finished, do the rest, commit each before the next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol
+
+from pipeline import __version__
+from pipeline.errors import RayrieverError
+from pipeline.memory import PeakMemory
+from pipeline.progress import Progress
+from pipeline.recipe import Recipe
+from pipeline.stage import Estimate, Stage, StageContext
+from pipeline.stages import NAMES, STAGES, relevant_section, stage_key
+from pipeline.workspace import Artifact, ArtifactWriter, Workspace, explained_write_errors
+
+Action = Literal["reuse", "run"]
+
+
+class Listener(Protocol):
+    """Hears what a run does; the command line shows it."""
+
+    def reused(self, artifact: Artifact) -> None: ...
+
+    def started(self, stage: Stage) -> Progress: ...
+
+    def finished(self, artifact: Artifact) -> None: ...
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """What a run would do with a stage, and what the stage would spend if it runs."""
+
+    stage: Stage
+    key: str
+    action: Action
+    section: dict[str, Any]
+    input_keys: dict[str, str]
+    estimate: Estimate
+
+
+def plan(
+    recipe: Recipe, workspace: Workspace, start: str | None = None, until: str | None = None
+) -> list[PlannedStage]:
+    """The stages up to `until` in order. A stage is reused when it is finished under its key, unless it is `start`
+    or comes after it. Reads metadata and samples; runs nothing.
+    """
+    _check_names(start, until)
+    planned: dict[str, PlannedStage] = {}
+    forced = False
+    for stage in STAGES:
+        forced = forced or stage.name == start
+        section = relevant_section(stage, recipe)
+        input_keys = {name: planned[name].key for name in stage.inputs}
+        key = stage_key(stage, section, input_keys)
+        stale = any(planned[name].action == "run" for name in stage.inputs)
+        reuse = not forced and not stale and workspace.artifact(stage.name, key) is not None
+        estimate = stage.estimate(recipe, {name: planned[name].estimate for name in stage.inputs})
+        planned[stage.name] = PlannedStage(stage, key, "reuse" if reuse else "run", section, input_keys, estimate)
+        if stage.name == until:
+            break
+    return list(planned.values())
+
+
+def run(recipe: Recipe, listener: Listener, start: str | None = None, until: str | None = None) -> dict[str, Artifact]:
+    """Bring every stage up to `until` to its finished state; returns the artifacts by stage name.
+
+    Raises RayrieverError with one readable message; what was finished before stays and is reused next time.
+    """
+    workspace = Workspace(recipe.workspace)
+    workspace.check_writable()
+    finished: dict[str, Artifact] = {}
+    with workspace.lock(), _readable_errors(workspace):
+        for step in plan(recipe, workspace, start, until):
+            finished[step.stage.name] = _bring_about(step, recipe, workspace, finished, listener)
+    return finished
+
+
+def _bring_about(
+    step: PlannedStage,
+    recipe: Recipe,
+    workspace: Workspace,
+    finished: Mapping[str, Artifact],
+    listener: Listener,
+) -> Artifact:
+    present = workspace.artifact(step.stage.name, step.key) if step.action == "reuse" else None
+    if present is not None:
+        listener.reused(present)
+        return present
+    progress = listener.started(step.stage)
+    out = ArtifactWriter(workspace, step.stage.name, step.key)
+    inputs = {name: finished[name] for name in step.stage.inputs}
+    began = time.monotonic()
+    with PeakMemory() as memory:
+        step.stage.run(StageContext(recipe, inputs, out, workspace, progress))
+    artifact = out.commit(
+        inputs=step.input_keys,
+        section=step.section,
+        code_version=__version__,
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - began, 2),
+        peak_memory_mb=round(memory.peak_mb, 1),
+    )
+    listener.finished(artifact)
+    return artifact
+
+
+def finished_artifacts(recipe: Recipe, workspace: Workspace) -> dict[str, Artifact]:
+    """The finished stages of this recipe as it stands; a stage that was never run under these values is absent."""
+    found = {}
+    for step in plan(recipe, workspace):
+        artifact = workspace.artifact(step.stage.name, step.key)
+        if artifact is not None:
+            found[step.stage.name] = artifact
+    return found
+
+
+def _check_names(*names: str | None) -> None:
+    for name in names:
+        if name is not None and name not in NAMES:
+            raise RayrieverError(f"no stage is called {name!r}; the stages are {', '.join(NAMES)}.")
+
+
+@contextmanager
+def _readable_errors(workspace: Workspace) -> Iterator[None]:
+    """One RayrieverError for what went wrong on a worker or with the disk; bugs keep their traceback."""
+    try:
+        with explained_write_errors(workspace.uri):
+            try:
+                yield
+            except Exception as error:
+                raise _root(error) from error
+    except RayrieverError:
+        raise
+    except MemoryError as error:
+        raise RayrieverError("out of memory: lower batch sizes or actors, or use a larger machine.") from error
+
+
+def _root(error: BaseException) -> BaseException:
+    """The RayrieverError or OSError inside what Ray wrapped around it; else the error itself."""
+    for inner in _chain(error):
+        # Ray's own wrappers also inherit from the class they wrap; their text is a traceback.
+        if isinstance(inner, (RayrieverError, OSError)) and not hasattr(inner, "traceback_str"):
+            return inner
+    return error
+
+
+def _chain(error: BaseException) -> Sequence[BaseException]:
+    found: list[BaseException] = []
+    pending: list[BaseException | None] = [error]
+    while pending:
+        inner = pending.pop()
+        if inner is not None and inner not in found:
+            found.append(inner)
+            pending += [getattr(inner, "cause", None), inner.__cause__, inner.__context__]
+    return found

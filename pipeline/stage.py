@@ -1,0 +1,49 @@
+"""The contract of a stage: what it may read, where it writes, what it must tell beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.progress import Progress
+from pipeline.recipe import Recipe
+from pipeline.workspace import Artifact, ArtifactWriter, Workspace
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """Everything a running stage sees of the outside."""
+
+    recipe: Recipe
+    inputs: Mapping[str, Artifact]  # stage name -> its finished artifact
+    out: ArtifactWriter
+    workspace: Workspace
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a stage would produce and spend, foreseen without running anything."""
+
+    rows: int
+    disk_bytes: int
+    llm_requests: int = 0
+    llm_tokens_in: int = 0
+    llm_tokens_out: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A named step. It is skipped when an artifact with the same key is there."""
+
+    name: str
+    summary: str
+    inputs: tuple[str, ...]  # stages it reads
+    sections: tuple[str, ...]  # recipe sections its result depends on
+    version: int  # raised when the code computes something else from the same inputs
+    run: Callable[[StageContext], None]
+    estimate: Callable[[Recipe, Mapping[str, Estimate]], Estimate]  # from the estimates of its inputs
+    external: Callable[[Recipe], Any] | None = None  # fingerprint of what it reads from outside the workspace
+    needs_ray: bool = False

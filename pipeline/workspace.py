@@ -1,0 +1,340 @@
+"""Where artifacts live: Parquet tables and folders per stage on any pyarrow filesystem, committed by a manifest.
+
+Layout: `stages/STAGE/KEY/` holds a stage's tables and folders and, written last, `manifest.json`. A folder without a
+manifest is an attempt that did not finish; it is never read and the next attempt replaces it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from pipeline import records
+from pipeline.errors import RayrieverError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class TableEntry:
+    """A table in a manifest: where its Parquet parts lie, relative to the artifact, and what they hold."""
+
+    parts: list[str]
+    rows: int
+    columns: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a finished stage left behind and how it came to be."""
+
+    stage: str
+    key: str
+    inputs: dict[str, str]  # stage name -> key
+    section: dict[str, Any]  # the recipe values the result depends on
+    tables: dict[str, TableEntry]
+    directories: dict[str, dict[str, str]]  # name -> {relative file: sha256}
+    outcomes: dict[str, int]  # counts of what happened to rows and answers
+    quarantined: int
+    code_version: str
+    finished_at: str  # ISO 8601, UTC
+    seconds: float
+    peak_memory_mb: float  # private memory of the driver and its children on this machine
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        values = json.loads(text)
+        values["tables"] = {name: TableEntry(**entry) for name, entry in values["tables"].items()}
+        return cls(**values)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False)
+
+
+class Workspace:
+    """A folder on a local disk or an object store. Cheap to construct again in a worker from its `uri`."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri if "://" in uri else str(Path(uri).expanduser().absolute())
+        self.filesystem, self.root = _open_filesystem(self.uri)
+        self.is_local = isinstance(self.filesystem, fs.LocalFileSystem)
+
+    def path(self, *parts: str) -> str:
+        return "/".join((self.root.rstrip("/"), *parts))
+
+    def check_writable(self) -> None:
+        """Raise RayrieverError unless a file can be created, read back and removed here."""
+        probe = self.path(".writable")
+        with explained_write_errors(self.uri):
+            self.filesystem.create_dir(self.root, recursive=True)
+            self.write_bytes(probe, b"ok")
+            self.filesystem.delete_file(probe)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold this local workspace for one run. The kernel lets go when the process dies, however it dies.
+
+        An object store has no such lock: there, artifacts stay whole but two runs may do the same work twice.
+        """
+        if not self.is_local:
+            yield
+            return
+        import fcntl
+
+        with open(self.path("run.lock"), "a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RayrieverError(
+                    f"workspace {self.uri}: another run is using it. Wait for it, or give this run its own workspace."
+                ) from error
+            yield
+
+    def artifact(self, stage: str, key: str) -> Artifact | None:
+        """The finished artifact, or None where the stage never finished under this key."""
+        text = self.read_bytes(self.path("stages", stage, key, MANIFEST))
+        return Artifact(self, Manifest.from_json(text.decode())) if text is not None else None
+
+    def read_bytes(self, path: str) -> bytes | None:
+        if self.filesystem.get_file_info(path).type == fs.FileType.NotFound:
+            return None
+        with self.filesystem.open_input_stream(path) as stream:
+            return bytes(stream.read())
+
+    def write_bytes(self, path: str, content: bytes) -> None:
+        """Write a file so that a reader sees all of it or none of it."""
+        parent = path.rsplit("/", 1)[0]
+        self.filesystem.create_dir(parent, recursive=True)
+        # An object store's PUT is atomic; a local file is, once renamed into place.
+        target = f"{path}.{os.getpid()}.tmp" if self.is_local else path
+        try:
+            with self.filesystem.open_output_stream(target) as stream:
+                stream.write(content)
+            if self.is_local:
+                self.filesystem.move(target, path)
+        except OSError:
+            if self.is_local and os.path.exists(target):
+                os.unlink(target)
+            raise
+
+    def write_table(self, path: str, table: pa.Table) -> None:
+        """Write one Parquet file so that a reader sees all of it or none of it."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        self.write_bytes(path, sink.getvalue().to_pybytes())
+
+    def list_files(self, *parts: str) -> list[str]:
+        """Paths of the files below a folder, sorted; empty where the folder does not exist."""
+        selector = fs.FileSelector(self.path(*parts), allow_not_found=True, recursive=True)
+        return sorted(i.path for i in self.filesystem.get_file_info(selector) if i.type == fs.FileType.File)
+
+    def size_bytes(self) -> int:
+        selector = fs.FileSelector(self.root, allow_not_found=True, recursive=True)
+        return sum(i.size or 0 for i in self.filesystem.get_file_info(selector) if i.type == fs.FileType.File)
+
+    def delete_folder(self, *parts: str) -> None:
+        path = self.path(*parts)
+        if self.filesystem.get_file_info(path).type == fs.FileType.Directory:
+            self.filesystem.delete_dir(path)
+
+
+class Artifact:
+    """A finished stage, to be read."""
+
+    def __init__(self, workspace: Workspace, manifest: Manifest) -> None:
+        self.workspace = workspace
+        self.manifest = manifest
+        self.folder = workspace.path("stages", manifest.stage, manifest.key)
+
+    def parts(self, table: str) -> list[str]:
+        """Paths of the table's Parquet parts on the workspace's filesystem."""
+        return [f"{self.folder}/{part}" for part in self.manifest.tables[table].parts]
+
+    def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        return pq.ParquetDataset(self.parts(name), filesystem=self.workspace.filesystem).read(columns=columns)
+
+    def rows(self, table: str) -> int:
+        return self.manifest.tables[table].rows
+
+    def directory(self, name: str) -> Path:
+        """Local path of a folder; from an object store its files are fetched into the cache once and checked."""
+        if not self.workspace.is_local:
+            for relative in self.manifest.directories[name]:
+                self.file(name, relative)
+        return self._local_folder(name)
+
+    def file(self, directory: str, relative: str) -> Path:
+        """Local path of one file of a folder. Raises RayrieverError when its checksum is not the manifest's."""
+        target = self._local_folder(directory) / relative
+        digest = self.manifest.directories[directory][relative]
+        if not self.workspace.is_local and not (target.exists() and sha256(target) == digest):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            remote = f"{self.folder}/{directory}/{relative}"
+            fs.copy_files(remote, str(target), source_filesystem=self.workspace.filesystem)
+        if not target.exists() or sha256(target) != digest:
+            raise RayrieverError(
+                f"{self.manifest.stage}: {target} is not what this stage wrote (missing or changed). "
+                f"Rerun with --from {self.manifest.stage}."
+            )
+        return target
+
+    def _local_folder(self, name: str) -> Path:
+        if self.workspace.is_local:
+            return Path(self.folder) / name
+        return Path.home() / ".cache" / "rayriever" / self.manifest.key / name
+
+
+@dataclass
+class ArtifactWriter:
+    """An artifact in the making; nothing of it is visible to readers before `commit`."""
+
+    workspace: Workspace
+    stage: str
+    key: str
+    outcomes: Counter[str] = field(default_factory=Counter)
+    _tables: dict[str, TableEntry] = field(default_factory=dict)
+    _directories: dict[str, dict[str, str]] = field(default_factory=dict)
+    _quarantine: list[dict[str, Any]] = field(default_factory=list)
+    _after_commit: list[Callable[[], None]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.workspace.delete_folder("stages", self.stage, self.key)
+        self.folder = self.workspace.path("stages", self.stage, self.key)
+
+    def table(self, name: str, rows: pa.Table | Iterable[pa.Table], schema: pa.Schema) -> int:
+        """Write a table in one part per element of `rows`; returns the number of rows."""
+        parts, count = [], 0
+        for number, part in enumerate([rows] if isinstance(rows, pa.Table) else rows):
+            relative = f"{name}/part-{number:05d}.parquet"
+            self.workspace.write_table(f"{self.folder}/{relative}", part.cast(schema))
+            parts.append(relative)
+            count += part.num_rows
+        if not parts:
+            return self.table(name, schema.empty_table(), schema)
+        self._tables[name] = TableEntry(parts, count, {f.name: str(f.type) for f in schema})
+        return count
+
+    def adopt_parts(self, name: str, schema: pa.Schema) -> int:
+        """Register the Parquet parts that workers wrote below `part_folder(name)`; returns the number of rows."""
+        paths = [p for p in self.workspace.list_files("stages", self.stage, self.key, name) if p.endswith(".parquet")]
+        count: int = sum(pq.read_metadata(p, filesystem=self.workspace.filesystem).num_rows for p in paths)
+        relative = [p[len(self.folder) + 1 :] for p in paths]
+        self._tables[name] = TableEntry(relative, count, {f.name: str(f.type) for f in schema})
+        return count
+
+    def part_folder(self, name: str) -> str:
+        return f"{self.folder}/{name}"
+
+    @contextmanager
+    def directory(self, name: str) -> Iterator[Path]:
+        """A local folder to fill; on leaving, its files become part of the artifact, with checksums."""
+        if self.workspace.is_local:
+            local = Path(self.folder) / name
+            local.mkdir(parents=True, exist_ok=True)
+            yield local
+            self._register(name, local)
+            return
+        with tempfile.TemporaryDirectory(prefix="rayriever-") as temporary:
+            local = Path(temporary)
+            yield local
+            self._register(name, local)
+            fs.copy_files(temporary, f"{self.folder}/{name}", destination_filesystem=self.workspace.filesystem)
+
+    def _register(self, name: str, local: Path) -> None:
+        files = sorted(p for p in local.rglob("*") if p.is_file())
+        self._directories[name] = {str(p.relative_to(local)): sha256(p) for p in files}
+
+    def adopt_files(self, name: str, digests: dict[str, str]) -> None:
+        """Register files that workers wrote below `part_folder(name)`: relative path -> sha256."""
+        self._directories[name] = dict(sorted(digests.items()))
+
+    def quarantine(self, source: str, line: int | None, row_id: str | None, reason: str) -> None:
+        """Set a row aside: it is not used, it is counted, and `quarantine.parquet` says where it came from."""
+        self._quarantine.append({"source": source, "line": line, "row_id": row_id, "reason": reason})
+
+    @property
+    def quarantined(self) -> list[dict[str, Any]]:
+        return self._quarantine
+
+    def write_quarantine(self) -> None:
+        self.table("quarantine", pa.Table.from_pylist(self._quarantine, schema=records.QUARANTINE), records.QUARANTINE)
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """Something to do once nothing can be lost any more, such as deleting checkpoints."""
+        self._after_commit.append(action)
+
+    def commit(self, **about: Any) -> Artifact:
+        """Write the quarantine and then the manifest: from here on the artifact exists."""
+        self.write_quarantine()
+        manifest = Manifest(
+            stage=self.stage,
+            key=self.key,
+            tables=self._tables,
+            directories=self._directories,
+            outcomes=dict(sorted(self.outcomes.items())),
+            quarantined=len(self._quarantine),
+            **about,
+        )
+        self.workspace.write_bytes(f"{self.folder}/{MANIFEST}", manifest.to_json().encode())
+        for action in self._after_commit:
+            action()
+        return Artifact(self.workspace, manifest)
+
+
+@contextmanager
+def explained_write_errors(place: str) -> Iterator[None]:
+    """Turn the operating system's refusals to write into one readable message."""
+    try:
+        yield
+    except OSError as error:
+        reason = _WRITE_ERRORS.get(error.errno or 0)
+        if reason is None and "No space left" in str(error):
+            reason = _WRITE_ERRORS[errno.ENOSPC]
+        if reason is None:
+            raise
+        raise RayrieverError(f"workspace {place}: {reason} ({error})") from error
+
+
+_NO_PERMISSION = "cannot be written. Change its permissions, or set `workspace` to a folder of yours."
+_DISK_FULL = "the disk is full. Free space or move the workspace, then run the same command: finished stages are kept."
+_WRITE_ERRORS = {
+    errno.ENOSPC: _DISK_FULL,
+    errno.EDQUOT: _DISK_FULL,
+    errno.EACCES: _NO_PERMISSION,
+    errno.EPERM: _NO_PERMISSION,
+    errno.EROFS: _NO_PERMISSION,
+    errno.ENOTDIR: _NO_PERMISSION,
+    errno.EEXIST: _NO_PERMISSION,
+}
+
+
+def _open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    try:
+        filesystem, root = fs.FileSystem.from_uri(uri)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise RayrieverError(f"workspace {uri}: not a local path or a URI that pyarrow knows: {error}") from error
+    return filesystem, root
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest(value: Mapping[str, Any]) -> str:
+    """Sixteen hex digits that stand for a JSON-able value, the same on every machine and Python version."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]

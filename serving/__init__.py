@@ -1,0 +1,1 @@
+"""Online half of Rayriever: the Ray Serve application that answers over HTTP."""

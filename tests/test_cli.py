@@ -1,0 +1,145 @@
+"""The command line: readable messages, exit codes, JSON."""
+
+import contextlib
+import gzip
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rows = [{"_id": str(n), "title": "t", "text": f"passage number {n} is about thing {n * 7}"} for n in range(1000)]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return tmp_path
+
+
+def recipe(folder: Path, **sections) -> str:
+    path = folder / "recipe.yaml"
+    values = {"workspace": str(folder / "workspace"), "corpus": {"path": str(folder / "corpus.jsonl")}}
+    path.write_text(yaml.safe_dump(values | sections))
+    return str(path)
+
+
+def failed(*arguments: str) -> str:
+    result = runner.invoke(app, list(arguments))
+    assert result.exit_code == 1, result.output
+    assert "Traceback" not in result.output
+    return " ".join(result.stderr.split())
+
+
+def test_three_broken_lines_in_a_thousand_finish_and_are_listed(folder: Path):
+    lines = (folder / "corpus.jsonl").read_text().splitlines()
+    lines[10], lines[500], lines[999] = "{broken", '{"_id": "500", "text": ""}', '{"_id": "7", "text": "again"}'
+    (folder / "corpus.jsonl").write_text("\n".join(lines))
+    result = runner.invoke(app, ["run", recipe(folder), "--until", "corpus", "--json"])
+    assert result.exit_code == 0, result.output
+    manifest = json.loads(result.stdout)["corpus"]
+    assert manifest["quarantined"] == 3 and manifest["tables"]["passages"]["rows"] == 997
+
+
+def test_too_many_broken_lines_fail_and_name_the_first(folder: Path):
+    lines = (folder / "corpus.jsonl").read_text().splitlines()
+    (folder / "corpus.jsonl").write_text("\n".join([*lines[:800], *["{broken"] * 200]))
+    message = failed("run", recipe(folder), "--until", "corpus")
+    assert "200 of 1,000 rows" in message and "corpus.jsonl:801" in message and "max_bad_share" in message
+
+
+def test_truncated_gzip_names_the_file(folder: Path):
+    content = gzip.compress((folder / "corpus.jsonl").read_bytes())
+    (folder / "corpus.jsonl.gz").write_bytes(content[: len(content) // 2])
+    message = failed("run", recipe(folder, corpus={"path": str(folder / "corpus.jsonl.gz")}), "--until", "corpus")
+    assert "corpus.jsonl.gz" in message
+
+
+def test_missing_column_names_what_there_is(folder: Path):
+    (folder / "rows.csv").write_text("number,words\n1,hello there\n")
+    message = failed("run", recipe(folder, corpus={"path": str(folder / "rows.csv")}), "--until", "corpus")
+    assert "number" in message and "corpus.id_field" in message
+
+
+def test_unknown_key_unknown_stage_and_missing_recipe(folder: Path):
+    assert "did you mean 'llm'" in failed("plan", recipe(folder, llmm={}))
+    assert "no stage is called 'train'" in failed("run", recipe(folder), "--from", "train")
+    assert "absent.yaml" in failed("run", str(folder / "absent.yaml"))
+
+
+def test_missing_corpus_is_named_before_anything_runs(folder: Path):
+    assert str(folder / "gone.jsonl") in failed("run", recipe(folder, corpus={"path": str(folder / "gone.jsonl")}))
+
+
+def test_unwritable_workspace_is_a_message(folder: Path):
+    (folder / "file").write_text("x")
+    message = failed("run", recipe(folder, workspace=str(folder / "file/workspace")), "--until", "corpus")
+    assert "cannot be written" in message
+
+
+def test_unreachable_llm_leaves_earlier_artifacts_intact(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-value")
+    llm = {"engine": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
+    path = recipe(folder, llm=llm, queries={"generate": 8})
+    message = failed("run", path)
+    assert "127.0.0.1:9" in message and "sk-secret-value" not in message
+    state = json.loads(runner.invoke(app, ["status", path, "--json"]).stdout)["stages"]
+    assert state["corpus"] is not None and state["queries"] is None
+    assert not (folder / "workspace/stages/queries").exists() or not list(
+        (folder / "workspace/stages/queries").rglob("manifest.json")
+    )
+
+
+def test_full_disk_is_a_message_and_finished_stages_stay(folder: Path):
+    small = folder / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(small)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        path = recipe(folder, workspace=str(small / "workspace"), queries={"generate": 40, "kinds": ["crop"]})
+        assert runner.invoke(app, ["run", path, "--until", "corpus"]).exit_code == 0
+        with (small / "ballast").open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
+            while True:
+                ballast.write(os.urandom(4096))
+        os.truncate(small / "ballast", (small / "ballast").stat().st_size - 8192)  # room to begin, not to end
+        assert "disk is full" in failed("run", path, "--until", "queries")
+        (small / "ballast").unlink()
+        result = runner.invoke(app, ["run", path, "--until", "queries"])
+        assert result.exit_code == 0 and "corpus        reused" in result.stderr
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_plan_writes_nothing_and_status_shows_what_is_there(folder: Path):
+    path = recipe(folder)
+    planned = json.loads(runner.invoke(app, ["plan", path, "--json"]).stdout)
+    assert {row["action"] for row in planned} == {"run"}
+    assert planned[0]["rows"] == pytest.approx(1000, rel=0.05) and planned[2]["llm_requests"] > 0
+    assert not (folder / "workspace").exists()
+    assert runner.invoke(app, ["run", path, "--until", "corpus"]).exit_code == 0
+    planned = json.loads(runner.invoke(app, ["plan", path, "--json"]).stdout)
+    assert [row["action"] for row in planned[:2]] == ["reuse", "run"]
+    table = runner.invoke(app, ["status", path]).stdout
+    assert "done" in table and "to do" in table
+
+
+def test_changed_corpus_runs_again(folder: Path):
+    path = recipe(folder)
+    runner.invoke(app, ["run", path, "--until", "corpus"])
+    with (folder / "corpus.jsonl").open("a") as stream:
+        stream.write('{"_id": "new", "text": "one more passage"}\n')
+    manifest = json.loads(runner.invoke(app, ["run", path, "--until", "corpus", "--json"]).stdout)["corpus"]
+    assert manifest["tables"]["passages"]["rows"] == 1001
+
+
+def test_report_and_search_before_a_run_say_what_to_do(folder: Path):
+    path = recipe(folder)
+    assert "rayriever run" in failed("report", path)
+    assert "rayriever run" in failed("search", path, "a query")

@@ -1,0 +1,86 @@
+"""Reading recipes: what is refused and how it is said."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import RayrieverError
+from pipeline.recipe import Recipe, Section, load_recipe
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+
+
+@pytest.fixture
+def recipe(tmp_path: Path):
+    def write(text: str) -> Path:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_example_recipes_are_valid(path: Path):
+    load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("corpus: {path: x}\nlm: {model: y}", "lm: unknown key; did you mean 'llm'?"),
+        ("corpus: {path: x, chunk_word: 9}", "corpus.chunk_word: unknown key; did you mean 'chunk_words'?"),
+        ("corpus: {path: x, zzzz: 9}", "valid keys: chunk_overlap_words, chunk_words, duplicates"),
+        ("corpus: {path: x}\nindex: {shards: 0}", "index.shards: Input should be greater than or equal to 1 (got 0)"),
+        ("workspace: w", "corpus: Field required"),
+        ("corpus: {path: x, chunk_words: 20, chunk_overlap_words: 20}", "must be smaller than chunk_words"),
+        ("- a\n- b", "must be a mapping"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_faults_name_the_key_and_the_remedy(recipe, text: str, message: str):
+    with pytest.raises(RayrieverError) as caught:
+        load_recipe(recipe(text))
+    assert message in str(caught.value) and "recipe.yaml" in str(caught.value)
+
+
+def test_missing_file_is_a_message():
+    with pytest.raises(RayrieverError, match="No such file"):
+        load_recipe("absent.yaml")
+
+
+def test_overrides_reach_nested_values_with_their_type(recipe):
+    path = recipe("corpus: {path: x}\nllm:\n")
+    loaded = load_recipe(path, ["llm.actors=3", "corpus.path=y=z", "queries.kinds=[crop]", "synthesis.verify=false"])
+    assert (loaded.llm.actors, loaded.corpus.path, loaded.queries.kinds) == (3, "y=z", ("crop",))
+    assert loaded.synthesis.verify is False
+
+
+@pytest.mark.parametrize("override", ["corpus.path", "=3", "corpus.path.deep=3", "corpus.pth=3", "a=["])
+def test_bad_overrides_are_refused(recipe, override: str):
+    with pytest.raises(RayrieverError):
+        load_recipe(recipe("corpus: {path: x}"), [override])
+
+
+def test_how_a_stage_is_executed_does_not_change_what_it_is_called():
+    """Otherwise asking for a second actor would throw away paid answers and trained weights."""
+    one = Recipe.model_validate({"corpus": {"path": "x"}})
+    two = Recipe.model_validate({"corpus": {"path": "x"}, "llm": {"actors": 2}, "encoder": {"tokens_per_batch": 999}})
+    other = Recipe.model_validate({"corpus": {"path": "x"}, "llm": {"model": "y"}})
+    assert one.llm.result_fields() == two.llm.result_fields() != other.llm.result_fields()
+    assert one.encoder.result_fields() == two.encoder.result_fields()
+
+
+def _sections() -> list[type[Section]]:
+    found = [Recipe]
+    for field in Recipe.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            found.append(field.annotation)
+    return found
+
+
+@pytest.mark.parametrize("section", _sections(), ids=lambda section: section.__name__)
+def test_every_value_is_described(section: type[Section]):
+    for name, field in section.model_fields.items():
+        nested = isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+        assert nested or field.description, name

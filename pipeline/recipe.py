@@ -134,7 +134,9 @@ class LlmSection(Section):
 
 class SynthesisSection(Section):
     max_queries: int | None = Field(
-        None, ge=1, description="Train queries that get synthetic documents; default: all. Four LLM calls each."
+        None,
+        ge=0,
+        description="Train queries that get synthetic documents; default: all; 0 for none. Four LLM calls each.",
     )
     words: int | None = Field(
         None, ge=10, description="Words asked for per synthetic passage; default: the corpus's median, 25 to 150."
@@ -169,7 +171,7 @@ class EncoderSection(Section):
 class DistillSection(Section):
     loss: Literal["soft_nn", "supcon", "infonce"] = Field(
         "soft_nn",
-        description="'soft_nn' is the paper's; 'supcon' averages over positives; 'infonce' uses the labelled one.",
+        description="'soft_nn' is the paper's; 'supcon' averages over positives; 'infonce' uses labels only.",
     )
     temperature: float = Field(0.05, gt=0, description="tau of Kim & Baek 2025: similarities are divided by it.")
     learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate of AdamW.")

@@ -1,4 +1,4 @@
-"""A whole run that takes a minute: forty passages, a tiny encoder, a server that writes like a (dull) language model."""
+"""A whole run in a minute: forty passages, a tiny encoder, a server that writes like a (dull) language model."""
 
 import json
 import zlib
@@ -23,7 +23,8 @@ def write_corpus(folder: Path) -> None:
         words = line.split()
         for number, word in enumerate(words):
             others = " ".join(words[(number + step) % len(words)] for step in (1, 3, 4))
-            text = f"The {word} belongs to {topic} number {number}. People who know {word} also speak of {others} every day."
+            first = f"The {word} belongs to {topic} number {number}."
+            text = f"{first} People who know {word} also speak of {others} every day."
             rows.append({"_id": f"{topic}-{number}", "title": f"{word} in {topic}", "text": text})
     (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
 

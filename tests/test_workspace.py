@@ -90,7 +90,7 @@ def test_write_errors_become_one_readable_message():
     for code, words in ((errno.ENOSPC, "disk is full"), (errno.EACCES, "cannot be written")):
         with pytest.raises(RayrieverError, match=words), explained_write_errors("here"):
             raise OSError(code, os.strerror(code))
-    with pytest.raises(OSError), explained_write_errors("here"):  # noqa: PT011  any other stays as it is
+    with pytest.raises(OSError), explained_write_errors("here"):  # any other stays as it is
         raise OSError(errno.ECONNREFUSED, "x")
 
 

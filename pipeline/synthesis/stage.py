@@ -29,6 +29,9 @@ _PROMPT_TOKENS = 90  # instruction and a query of ordinary length
 def run(ctx: StageContext) -> None:
     """Write table `synthesis`: one row per train query that was chosen."""
     queries = _choose(ctx)
+    if not queries:
+        ctx.out.table("synthesis", SYNTHESIS.empty_table(), SYNTHESIS)
+        return
     words = ctx.recipe.synthesis.words or _median_words(ctx)
     documents = _write_documents(ctx, queries, words)
     verdicts = verify(ctx, queries, documents["positive"])
@@ -114,7 +117,9 @@ def external(recipe: Recipe) -> Any:
 
 def estimate(recipe: Recipe, upstream: Mapping[str, Estimate]) -> Estimate:
     section = recipe.synthesis
-    rows = min(upstream["queries"].rows, section.max_queries or upstream["queries"].rows)
+    rows = min(
+        upstream["queries"].rows, upstream["queries"].rows if section.max_queries is None else section.max_queries
+    )
     words = section.words or _WORDS[1]
     document = round(words * _TOKENS_PER_WORD)
     verdicts = rows if section.verify else 0

@@ -38,19 +38,19 @@ def join_examples(
         labels: query id -> ids of passages judged relevant.
         passages: id -> text of every labelled passage.
         synthesis: query id -> row of records.SYNTHESIS.
-        loss: 'infonce' leaves synthetic positives out, so that each row has its label as the only positive.
+        loss: 'infonce' leaves synthetic documents out, so that each row has its label as the only positive.
     A query without any positive is left out and counted.
     """
     examples, outcomes = [], Counter[str]()
     for query_id in sorted(queries):
         ids = tuple(sorted(labels.get(query_id, [])))
-        attract, repel = _documents(synthesis.get(query_id))
+        attract, repel = _documents(None if loss == "infonce" else synthesis.get(query_id))
         example = Example(
             query_id=query_id,
             query=queries[query_id],
             labelled_ids=ids,
             labelled=tuple(passages[passage_id] for passage_id in ids),
-            positives=() if loss == "infonce" else attract,
+            positives=attract,
             negatives=tuple(text for text in repel if text not in attract),
         )
         if not example.labelled and not example.positives:

@@ -35,7 +35,7 @@ def supcon(scores: Tensor, positive: Tensor, ignore: Tensor) -> Tensor:
     return (per_column * positive).sum(dim=1) / positive.sum(dim=1)
 
 
-# InfoNCE differs in its columns, not in its formula: its batches hold one positive per row.
+# InfoNCE differs in its columns, not in its formula: its batches hold labelled passages only.
 LOSSES: dict[str, RowLoss] = {"soft_nn": soft_nn, "supcon": supcon, "infonce": soft_nn}
 
 

@@ -62,7 +62,7 @@ def answer(asked: Dataset, job: Job) -> Dataset:
         fn_constructor_args=(job,),
         batch_size=1,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=job.section.actors),
+        compute=ActorPoolStrategy(size=min(job.section.actors, asked.count())),
         num_cpus=cpus(job.section),
         num_gpus=job.section.gpus_per_actor,
     )

@@ -10,9 +10,10 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from pipeline.errors import RayrieverError
 
@@ -77,7 +78,7 @@ def plan(
         if as_json:
             _print_json(rows)
             return
-        table = Table("Stage", "Action", "Rows", "LLM requests", "Tokens in", "Tokens out", "Disk")
+        table = _table("Stage", "Action", "Rows", "LLM requests", "Tokens in", "Tokens out", "Disk")
         for row in rows:
             counts = [f"{row[name]:,}" for name in ("rows", "llm_requests", "llm_tokens_in", "llm_tokens_out")]
             table.add_row(row["stage"], row["action"], *counts, _size(row["disk_bytes"]))
@@ -112,15 +113,15 @@ def status(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fa
             stages = {n: json.loads(finished[n].manifest.to_json()) if n in finished else None for n in NAMES}
             _print_json({"stages": stages, "llm": asdict(llm), "workspace_bytes": workspace.size_bytes()})
             return
-        table = Table("Stage", "State", "Rows", "Quarantined", "Seconds", "Peak MB", "Finished")
+        table = _table("Stage", "State", "Rows", "Quarantine", "Seconds", "Peak MB")
         for name in NAMES:
             if name not in finished:
-                table.add_row(name, "to do", *[""] * 5)
+                table.add_row(name, "to do", *[""] * 4)
                 continue
             manifest = finished[name].manifest
-            rows = ", ".join(f"{entry.rows:,} {table_name}" for table_name, entry in manifest.tables.items())
+            rows = ", ".join(f"{entry.rows:,} {t}" for t, entry in manifest.tables.items() if t != "quarantine")
             cells = [f"{manifest.quarantined:,}", f"{manifest.seconds:.1f}", f"{manifest.peak_memory_mb:,.0f}"]
-            table.add_row(name, "done", rows, *cells, manifest.finished_at)
+            table.add_row(name, "done", rows, *cells)
         out.print(table)
         out.print(
             f"LLM: {llm.sent:,} requests sent over all runs, {llm.answered:,} answers stored, "
@@ -139,7 +140,7 @@ def doctor(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fa
         if as_json:
             _print_json([asdict(check) for check in checks])
         else:
-            table = Table("Check", "State", "Detail")
+            table = _table("Check", "State", "Detail")
             colours = {"ok": "green", "warning": "yellow", "failed": "red"}
             for check in checks:
                 table.add_row(check.name, f"[{colours[check.state]}]{check.state}[/]", escape(check.detail))
@@ -163,7 +164,7 @@ def keys(
         if as_json:
             _print_json([asdict(key) for key in rows])
             return
-        table = Table("Key", "Default", "Meaning")
+        table = _table("Key", "Default", "Meaning")
         for key in rows:
             table.add_row(key.name, escape(key.default), escape(key.description))
         out.print(table)
@@ -238,12 +239,21 @@ def _show_report(loaded: Any) -> None:
     from pipeline.evaluation.markdown import summary
     from pipeline.evaluation.report import TABLE_HEADER, table_rows
 
-    table = Table(*TABLE_HEADER, title=f"{escape(loaded.title)}: {loaded.passages:,} passages", title_justify="left")
+    table = _table(
+        *(name.replace("recall@", "R@") for name in TABLE_HEADER),
+        title=f"{escape(loaded.title)}: {loaded.passages:,} passages",
+    )
     for row in table_rows(loaded.systems):
         table.add_row(*map(escape, row))
     out.print(table)
     for line in summary(loaded):
         out.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _table(first: str, *others: str, title: str | None = None) -> Table:
+    """A narrow table whose first column is never cut."""
+    columns = [Column(first, no_wrap=True), *map(Column, others)]
+    return Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
 def _print_json(value: Any) -> None:

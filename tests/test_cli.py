@@ -143,3 +143,19 @@ def test_report_and_search_before_a_run_say_what_to_do(folder: Path):
     path = recipe(folder)
     assert "rayriever run" in failed("report", path)
     assert "rayriever run" in failed("search", path, "a query")
+
+
+def test_doctor_finds_what_is_missing_and_looks_at_everything_else(folder: Path, ray_cluster):
+    llm = {"engine": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
+    result = runner.invoke(app, ["doctor", recipe(folder, llm=llm), "--json"])
+    assert result.exit_code == 1, result.output
+    states = {check["name"]: check["state"] for check in json.loads(result.stdout)}
+    assert states.pop("llm") == "failed"
+    assert set(states) == {"versions", "workspace", "disk", "torch", "encoder", "corpus", "ray"}
+    assert "failed" not in states.values()
+
+
+def test_keys_lists_every_section(folder: Path):
+    names = [key["name"] for key in json.loads(runner.invoke(app, ["keys", "--json"]).stdout)]
+    assert {"workspace", "corpus.path", "llm.model", "distill.loss"} <= set(names)
+    assert "index.shards" in runner.invoke(app, ["keys", "index"]).stdout

@@ -2,14 +2,12 @@
 
 import gzip
 import json
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 from pipeline.corpus import stage
@@ -17,23 +15,6 @@ from pipeline.errors import RayrieverError
 
 if TYPE_CHECKING:
     from tests.corpus.conftest import Corpus
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Options of an S3 URI that lead to a server with the bucket `library`."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "dummy")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = f"endpoint_override={host}:{port}&scheme=http&allow_bucket_creation=true"
-    filesystem, path = fs.FileSystem.from_uri(f"s3://library?{options}")
-    filesystem.create_dir(path)
-    yield options
-    server.stop()
 
 
 def _put(options: str, key: str, content: bytes) -> None:

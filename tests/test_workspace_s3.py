@@ -1,0 +1,60 @@
+"""The workspace on an object store, against moto's server."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipeline.errors import RayrieverError
+from pipeline.index.build import shard_files
+from pipeline.llm.responses import Answer, to_table
+from pipeline.llm.store import ResponseStore
+from pipeline.recipe import Recipe
+from pipeline.runner import run
+from pipeline.workspace import ArtifactWriter, Workspace
+from tests.small_run import recipe_values, write_corpus, write_like_a_model
+from tests.test_end_to_end import Recorder
+from tests.test_workspace import ABOUT, SCHEMA, table
+
+
+def test_artifact_is_committed_by_its_manifest_and_read_back(bucket: str, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    workspace = Workspace(f"s3://library/work/space?{bucket}")
+    workspace.check_writable()
+    out = ArtifactWriter(workspace, "s", "k")
+    out.table("t", [table(1), table(2)], SCHEMA)
+    with out.directory("d") as folder:
+        (folder / "below").mkdir()
+        (folder / "below/f").write_bytes(b"content")
+    assert workspace.artifact("s", "k") is None
+    out.commit(**ABOUT)
+    artifact = Workspace(workspace.uri).artifact("s", "k")
+    assert artifact is not None
+    assert sorted(artifact.table("t")["n"].to_pylist()) == [1, 2]
+    assert (artifact.directory("d") / "below/f").read_bytes() == b"content"
+    workspace.write_bytes(f"{artifact.folder}/d/below/f", b"cOntent")
+    (artifact.directory("d") / "below/f").unlink()
+    with pytest.raises(RayrieverError, match="missing or changed"):
+        artifact.file("d", "below/f")
+
+
+def test_answers_are_stored_and_found(bucket: str):
+    workspace = Workspace(f"s3://library/answers?{bucket}")
+    ResponseStore(workspace).add(to_table([Answer("r1", "text", "stop", 1, 1, 1)]), pa.array(["p"]), "m")
+    assert ResponseStore(workspace).lookup(pa.chunked_array([["r1", "r2"]]))["text"].to_pylist() == ["text"]
+
+
+@pytest.mark.slow
+def test_whole_run_with_its_workspace_in_a_bucket(
+    bucket: str, tmp_path: Path, tiny_encoder: Path, chat_server, ray_cluster, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    chat_server.reply = write_like_a_model
+    write_corpus(tmp_path)
+    values = recipe_values(tmp_path, tiny_encoder, chat_server.url) | {"workspace": f"s3://library/run?{bucket}"}
+    finished = run(Recipe.model_validate(values), Recorder())
+    release = json.loads(Workspace(values["workspace"]).read_bytes("library/run/release.json") or b"")
+    assert release["verdict"] in ("ship", "keep base")
+    assert shard_files(0)[0] in finished["index_tuned"].manifest.directories["index"]

@@ -89,7 +89,7 @@ def plan(
         to_run = [row for row in rows if row["action"] == "run"]
         total = {name: sum(row[name] for row in to_run) for name in ("llm_requests", "llm_tokens_in", "llm_tokens_out")}
         out.print(
-            f"{len(to_run)} of {len(rows)} stages would run: at most {total['llm_requests']:,} LLM requests, "
+            f"{len(to_run)} of {len(rows)} stages would run: about {total['llm_requests']:,} LLM requests, "
             f"about {total['llm_tokens_in']:,} tokens in and {total['llm_tokens_out']:,} out. "
             "Answers already stored are not asked again."
         )
@@ -273,6 +273,9 @@ def _readable_errors() -> Iterator[None]:
     try:
         yield
     except RayrieverError as error:
+        err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    except OSError as error:
         err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:

@@ -144,13 +144,18 @@ class _Capacity:
         return self.cpus >= other.cpus and self.gpus >= other.gpus
 
 
-def require_resources(section_name: str, actors: int, cpus: float, gpus: float) -> None:
+def actor_keys(section: str) -> tuple[str, str, str]:
+    """The recipe keys of a section with actors, for `require_resources`."""
+    return f"{section}.actors", f"{section}.cpus_per_actor", f"{section}.gpus_per_actor"
+
+
+def require_resources(names: tuple[str, str, str], actors: int, cpus: float, gpus: float) -> None:
     """Raise RayrieverError, with the numbers, unless the cluster can hold so many actors at the same time.
 
     Ray would wait for ever instead. Where the cluster scales itself, what it may grow to counts.
 
     Args:
-        section_name: recipe section whose `actors`, `cpus_per_actor` and `gpus_per_actor` are meant.
+        names: recipe keys that say how many, how many CPUs each, and how many GPUs each.
         cpus: CPUs of one actor.
         gpus: GPUs of one actor.
     """
@@ -167,9 +172,9 @@ def require_resources(section_name: str, actors: int, cpus: float, gpus: float) 
     largest = max(nodes, key=lambda node: (node.gpus, node.cpus), default=_Capacity(0, 0))
     grown = f", at most {limit} when scaled up" if limit is not None else ""
     raise RayrieverError(
-        f"{section_name}: {actors} actor(s) of {each} need {wanted}; the Ray cluster has {present}{grown} "
-        f"(largest node: {largest}). Lower {section_name}.actors, {section_name}.cpus_per_actor or "
-        f"{section_name}.gpus_per_actor, or use a larger cluster (ray.num_cpus, ray.address)."
+        f"{names[0]} = {actors} of {each} need {wanted}; the Ray cluster has {present}{grown} "
+        f"(largest node: {largest}). Lower {', '.join(names[:2])} or "
+        f"{names[2]}, or use a larger cluster (ray.num_cpus, ray.address)."
     )
 
 

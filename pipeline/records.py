@@ -67,14 +67,14 @@ SYNTHESIS = _schema(
     ("decomposition", pa.string(), True),  # q_cot of Kim & Baek 2025, section 2.2
     ("positive", pa.string(), True),  # p+
     ("negative", pa.string(), True),  # p-
-    ("verdict", pa.string()),  # yes | no | unparseable | absent | unverified
+    ("verdict", pa.string()),  # yes | no | unparseable | error | absent | unverified
     ("outcome", pa.string()),  # kept | relabelled | dropped: what became of p+
 )
 
 TRAINING_EXAMPLE = _schema(
     ("query_id", pa.string()),
     ("query", pa.string()),
-    ("labelled_ids", pa.list_(pa.string())),
+    ("labelled_ids", pa.list_(pa.string())),  # a duplicate goes by the id of the first of its group
     ("labelled", pa.list_(pa.string())),  # texts of the labelled passages, in the order of their ids
     ("positives", pa.list_(pa.string())),  # synthetic texts that attract
     ("negatives", pa.list_(pa.string())),  # synthetic texts that repel, a relabelled p+ among them

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 from pipeline import __version__
 from pipeline.errors import RayrieverError
+from pipeline.evaluation.stage import publish
 from pipeline.memory import PeakMemory
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
@@ -37,10 +38,13 @@ class PlannedStage:
 
     stage: Stage
     key: str
-    action: Action
+    present: Artifact | None  # the finished artifact that is reused; None where the stage runs
     section: dict[str, Any]
-    input_keys: dict[str, str]
     estimate: Estimate
+
+    @property
+    def action(self) -> Action:
+        return "run" if self.present is None else "reuse"
 
 
 def plan(
@@ -55,12 +59,12 @@ def plan(
     for stage in STAGES:
         forced = forced or stage.name == start
         section = relevant_section(stage, recipe)
-        input_keys = {name: planned[name].key for name in stage.inputs}
-        key = stage_key(stage, section, input_keys)
-        stale = any(planned[name].action == "run" for name in stage.inputs)
-        reuse = not forced and not stale and workspace.artifact(stage.name, key) is not None
+        key = stage_key(stage, section, {name: planned[name].key for name in stage.inputs})
+        present = None if forced else workspace.artifact(stage.name, key)
+        if present is not None and present.manifest.inputs != _identities(planned[n].present for n in stage.inputs):
+            present = None  # made from an artifact that a forced rerun has replaced, or will
         estimate = stage.estimate(recipe, {name: planned[name].estimate for name in stage.inputs})
-        planned[stage.name] = PlannedStage(stage, key, "reuse" if reuse else "run", section, input_keys, estimate)
+        planned[stage.name] = PlannedStage(stage, key, present, section, estimate)
         if stage.name == until:
             break
     return list(planned.values())
@@ -77,7 +81,14 @@ def run(recipe: Recipe, listener: Listener, start: str | None = None, until: str
     with workspace.lock(), _readable_errors(workspace):
         for step in plan(recipe, workspace, start, until):
             finished[step.stage.name] = _bring_about(step, recipe, workspace, finished, listener)
+        if "evaluate" in finished:
+            # On every run: under these paths the report is that of the recipe that was run last.
+            publish(finished["evaluate"])
     return finished
+
+
+def _identities(artifacts: Iterable[Artifact | None]) -> dict[str, str]:
+    return {artifact.manifest.stage: artifact.manifest.identity for artifact in artifacts if artifact is not None}
 
 
 def _bring_about(
@@ -87,10 +98,9 @@ def _bring_about(
     finished: Mapping[str, Artifact],
     listener: Listener,
 ) -> Artifact:
-    present = workspace.artifact(step.stage.name, step.key) if step.action == "reuse" else None
-    if present is not None:
-        listener.reused(present)
-        return present
+    if step.present is not None:
+        listener.reused(step.present)
+        return step.present
     progress = listener.started(step.stage)
     out = ArtifactWriter(workspace, step.stage.name, step.key)
     inputs = {name: finished[name] for name in step.stage.inputs}
@@ -98,7 +108,7 @@ def _bring_about(
     with PeakMemory() as memory:
         step.stage.run(StageContext(recipe, inputs, out, workspace, progress))
     artifact = out.commit(
-        inputs=step.input_keys,
+        inputs=_identities(inputs.values()),
         section=step.section,
         code_version=__version__,
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -111,12 +121,7 @@ def _bring_about(
 
 def finished_artifacts(recipe: Recipe, workspace: Workspace) -> dict[str, Artifact]:
     """The finished stages of this recipe as it stands; a stage that was never run under these values is absent."""
-    found = {}
-    for step in plan(recipe, workspace):
-        artifact = workspace.artifact(step.stage.name, step.key)
-        if artifact is not None:
-            found[step.stage.name] = artifact
-    return found
+    return {step.stage.name: step.present for step in plan(recipe, workspace) if step.present is not None}
 
 
 def _check_names(*names: str | None) -> None:

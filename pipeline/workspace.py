@@ -1,7 +1,7 @@
 """Where artifacts live: Parquet tables and folders per stage on any pyarrow filesystem, committed by a manifest.
 
-Layout: `stages/STAGE/KEY/` holds a stage's tables and folders and, written last, `manifest.json`. A folder without a
-manifest is an attempt that did not finish; it is never read and the next attempt replaces it.
+Layout: `stages/STAGE/KEY/ATTEMPT/` holds a stage's tables and folders; `stages/STAGE/KEY/manifest.json`, written last,
+names the attempt that counts. Other attempts did not finish: they are never read, and the next one removes them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -43,7 +44,8 @@ class Manifest:
 
     stage: str
     key: str
-    inputs: dict[str, str]  # stage name -> key
+    attempt: str
+    inputs: dict[str, str]  # stage name -> identity of its artifact
     section: dict[str, Any]  # the recipe values the result depends on
     tables: dict[str, TableEntry]
     directories: dict[str, dict[str, str]]  # name -> {relative file: sha256}
@@ -53,6 +55,11 @@ class Manifest:
     finished_at: str  # ISO 8601, UTC
     seconds: float
     peak_memory_mb: float  # private memory of the driver and its children on this machine
+
+    @property
+    def identity(self) -> str:
+        """Tells this artifact from one that a forced rerun made under the same key."""
+        return f"{self.key}/{self.attempt}"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -105,8 +112,16 @@ class Workspace:
 
     def artifact(self, stage: str, key: str) -> Artifact | None:
         """The finished artifact, or None where the stage never finished under this key."""
-        text = self.read_bytes(self.path("stages", stage, key, MANIFEST))
-        return Artifact(self, Manifest.from_json(text.decode())) if text is not None else None
+        path = self.path("stages", stage, key, MANIFEST)
+        text = self.read_bytes(path)
+        if text is None:
+            return None
+        try:
+            return Artifact(self, Manifest.from_json(text.decode()))
+        except (ValueError, TypeError, KeyError) as error:
+            raise RayrieverError(
+                f"{path}: not a manifest of this version ({error}). Delete it to run {stage} again."
+            ) from error
 
     def read_bytes(self, path: str) -> bytes | None:
         if self.filesystem.get_file_info(path).type == fs.FileType.NotFound:
@@ -141,6 +156,11 @@ class Workspace:
         selector = fs.FileSelector(self.path(*parts), allow_not_found=True, recursive=True)
         return sorted(i.path for i in self.filesystem.get_file_info(selector) if i.type == fs.FileType.File)
 
+    def list_folders(self, *parts: str) -> list[str]:
+        """Names of the folders right below a folder; empty where it does not exist."""
+        selector = fs.FileSelector(self.path(*parts), allow_not_found=True)
+        return sorted(i.base_name for i in self.filesystem.get_file_info(selector) if i.type == fs.FileType.Directory)
+
     def size_bytes(self) -> int:
         selector = fs.FileSelector(self.root, allow_not_found=True, recursive=True)
         return sum(i.size or 0 for i in self.filesystem.get_file_info(selector) if i.type == fs.FileType.File)
@@ -157,7 +177,7 @@ class Artifact:
     def __init__(self, workspace: Workspace, manifest: Manifest) -> None:
         self.workspace = workspace
         self.manifest = manifest
-        self.folder = workspace.path("stages", manifest.stage, manifest.key)
+        self.folder = workspace.path("stages", manifest.stage, manifest.key, manifest.attempt)
 
     def parts(self, table: str) -> list[str]:
         """Paths of the table's Parquet parts on the workspace's filesystem."""
@@ -170,10 +190,9 @@ class Artifact:
         return self.manifest.tables[table].rows
 
     def directory(self, name: str) -> Path:
-        """Local path of a folder; from an object store its files are fetched into the cache once and checked."""
-        if not self.workspace.is_local:
-            for relative in self.manifest.directories[name]:
-                self.file(name, relative)
+        """Local path of a folder, its files checked; from an object store they are fetched into the cache once."""
+        for relative in self.manifest.directories[name]:
+            self.file(name, relative)
         return self._local_folder(name)
 
     def file(self, directory: str, relative: str) -> Path:
@@ -194,7 +213,7 @@ class Artifact:
     def _local_folder(self, name: str) -> Path:
         if self.workspace.is_local:
             return Path(self.folder) / name
-        return Path.home() / ".cache" / "rayriever" / self.manifest.key / name
+        return Path.home() / ".cache" / "rayriever" / self.manifest.identity / name
 
 
 @dataclass
@@ -211,8 +230,10 @@ class ArtifactWriter:
     _after_commit: list[Callable[[], None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.workspace.delete_folder("stages", self.stage, self.key)
-        self.folder = self.workspace.path("stages", self.stage, self.key)
+        self.attempt = uuid.uuid4().hex[:8]
+        self.folder = self.workspace.path("stages", self.stage, self.key, self.attempt)
+        finished = self.workspace.artifact(self.stage, self.key)
+        self._remove_attempts({self.attempt} | ({finished.manifest.attempt} if finished else set()))
 
     def table(self, name: str, rows: pa.Table | Iterable[pa.Table], schema: pa.Schema) -> int:
         """Write a table in one part per element of `rows`; returns the number of rows."""
@@ -229,7 +250,8 @@ class ArtifactWriter:
 
     def adopt_parts(self, name: str, schema: pa.Schema) -> int:
         """Register the Parquet parts that workers wrote below `part_folder(name)`; returns the number of rows."""
-        paths = [p for p in self.workspace.list_files("stages", self.stage, self.key, name) if p.endswith(".parquet")]
+        files = self.workspace.list_files("stages", self.stage, self.key, self.attempt, name)
+        paths = [path for path in files if path.endswith(".parquet")]
         count: int = sum(pq.read_metadata(p, filesystem=self.workspace.filesystem).num_rows for p in paths)
         relative = [p[len(self.folder) + 1 :] for p in paths]
         self._tables[name] = TableEntry(relative, count, {f.name: str(f.type) for f in schema})
@@ -272,6 +294,11 @@ class ArtifactWriter:
     def write_quarantine(self) -> None:
         self.table("quarantine", pa.Table.from_pylist(self._quarantine, schema=records.QUARANTINE), records.QUARANTINE)
 
+    def _remove_attempts(self, but: set[str]) -> None:
+        for attempt in self.workspace.list_folders("stages", self.stage, self.key):
+            if attempt not in but:
+                self.workspace.delete_folder("stages", self.stage, self.key, attempt)
+
     def after_commit(self, action: Callable[[], None]) -> None:
         """Something to do once nothing can be lost any more, such as deleting checkpoints."""
         self._after_commit.append(action)
@@ -282,13 +309,16 @@ class ArtifactWriter:
         manifest = Manifest(
             stage=self.stage,
             key=self.key,
+            attempt=self.attempt,
             tables=self._tables,
             directories=self._directories,
             outcomes=dict(sorted(self.outcomes.items())),
             quarantined=len(self._quarantine),
             **about,
         )
-        self.workspace.write_bytes(f"{self.folder}/{MANIFEST}", manifest.to_json().encode())
+        path = self.workspace.path("stages", self.stage, self.key, MANIFEST)
+        self.workspace.write_bytes(path, manifest.to_json().encode())
+        self._remove_attempts({self.attempt})
         for action in self._after_commit:
             action()
         return Artifact(self.workspace, manifest)

@@ -227,7 +227,8 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Normalize, Pooling, Transformer
+    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     source, folder = tmp_path_factory.mktemp("tiny-bert"), tmp_path_factory.mktemp("tiny-encoder")

@@ -71,6 +71,8 @@ def test_whole_run_then_nothing_then_only_what_changed(recipe: Recipe, chat_serv
     assert recorder.ran == ["synthesis"]
     assert chat_server.total == asked, "answers in the store were asked for again"
     assert forced["synthesis"].table("synthesis").equals(finished["synthesis"].table("synthesis"))
+    _, recorder = run_recorded(recipe)
+    assert recorder.ran == ["distill", "encode_tuned", "index_tuned", "evaluate"], "made from a replaced artifact"
 
     found = search(recipe, finished_artifacts(recipe, Workspace(recipe.workspace)), ["moon in stars"], top_k=4)
     assert [len(hits[0]) for hits in found.values()] == [4, 4]

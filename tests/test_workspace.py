@@ -30,7 +30,23 @@ def test_artifact_without_manifest_is_not_there_and_the_next_attempt_starts_clea
     out.commit(**ABOUT)
     found = workspace.artifact("s", "k")
     assert found is not None and found.table("t")["n"].to_pylist() == [7]
-    assert len(list((tmp_path / "stages/s/k/t").iterdir())) == 1
+    assert len(list((tmp_path / "stages/s/k" / found.manifest.attempt / "t").iterdir())) == 1
+
+
+def test_finished_artifact_stays_until_a_new_attempt_is_whole(tmp_path: Path):
+    """A forced rerun that fails must not have thrown away what was there."""
+    workspace = Workspace(str(tmp_path))
+    for numbers in ((1,), (2,)):
+        out = ArtifactWriter(workspace, "s", "k")
+        out.table("t", table(*numbers), SCHEMA)
+        if numbers == (1,):
+            out.commit(**ABOUT)
+    found = workspace.artifact("s", "k")
+    assert found is not None and found.table("t")["n"].to_pylist() == [1]
+    out.commit(**ABOUT)
+    found = workspace.artifact("s", "k")
+    assert found is not None and found.table("t")["n"].to_pylist() == [2]
+    assert len(workspace.list_folders("stages", "s", "k")) == 1
 
 
 def test_manifest_tells_rows_schema_quarantine_and_outcomes(tmp_path: Path):
@@ -55,7 +71,7 @@ def test_changed_file_of_an_artifact_is_noticed(tmp_path: Path):
         (folder / "f").write_bytes(b"content")
     artifact = out.commit(**ABOUT)
     assert artifact.file("d", "f").read_bytes() == b"content"
-    (tmp_path / "stages/s/k/d/f").write_bytes(b"cOntent")
+    Path(artifact.folder, "d/f").write_bytes(b"cOntent")
     with pytest.raises(RayrieverError, match=r"missing or changed.*--from s"):
         artifact.file("d", "f")
 

@@ -31,6 +31,7 @@ def test_artifact_is_committed_by_its_manifest_and_read_back(bucket: str, tmp_pa
     out.commit(**ABOUT)
     artifact = Workspace(workspace.uri).artifact("s", "k")
     assert artifact is not None
+    assert len(workspace.list_folders("stages", "s", "k")) == 1
     assert sorted(artifact.table("t")["n"].to_pylist()) == [1, 2]
     assert (artifact.directory("d") / "below/f").read_bytes() == b"content"
     workspace.write_bytes(f"{artifact.folder}/d/below/f", b"cOntent")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pipeline.corpus import beir
@@ -15,6 +15,7 @@ Format = Literal["jsonl", "csv", "tsv", "parquet", "text"]
 
 _BEIR = "beir:"
 _PYDOC = "pydoc:"
+_QUERIES = ("queries.jsonl", "queries.jsonl.gz")
 _BEIR_FILES = ("corpus.jsonl", "corpus.jsonl.gz")
 _ENDINGS: dict[str, Format] = {
     ".jsonl": "jsonl",
@@ -65,7 +66,7 @@ def locate(section: CorpusSection) -> FileSource | PackageSource:
     collection = beir_collection(section)
     if collection is not None:
         return _beir_source(list_files(str(beir.fetch(collection))))
-    listing = list_files(section.path)
+    listing = _without_queries(list_files(section.path))
     is_beir = not listing.single and any(file.name in _BEIR_FILES for file in listing.files)
     if section.format == "beir" or (section.format == "auto" and is_beir):
         return _beir_source(listing)
@@ -76,6 +77,14 @@ def locate(section: CorpusSection) -> FileSource | PackageSource:
     # Whoever names a file or a glob, and the format, may call the files what they like.
     files = named if named and not listing.single else listing.files
     return FileSource(listing.location, section.format, files)
+
+
+def _without_queries(listing: Listing) -> Listing:
+    """Queries and judgments may lie beside the passages; they are no passages."""
+    if listing.single:
+        return listing
+    passages = tuple(f for f in listing.files if f.name not in _QUERIES and not f.name.startswith("qrels/"))
+    return replace(listing, files=passages)
 
 
 def beir_collection(section: CorpusSection) -> str | None:

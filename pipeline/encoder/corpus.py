@@ -22,19 +22,27 @@ _SLICE_ROWS = 2048
 class EncodePassages:
     """Ray Data actor: a slice of the corpus in, one Parquet part of vectors written, the count out."""
 
-    def __init__(self, section: EncoderSection, model: Path | None, workspace: str, folder: str) -> None:
+    def __init__(self, section: EncoderSection, tuned_by: str | None, workspace: str, folder: str) -> None:
         import torch
 
         from pipeline.encoder.encode import Encoder
         from pipeline.encoder.model import best_device, load_model
 
         torch.set_num_threads(max(1, int(section.cpus_per_actor)))
-        self.encoder = Encoder(
-            load_model(section, model), section.dtype, section.tokens_per_batch, best_device(section.gpus_per_actor)
-        )
         self.workspace = Workspace(workspace)
+        self.encoder = Encoder(
+            load_model(section, self._tuned_model(tuned_by)),
+            section.dtype,
+            section.tokens_per_batch,
+            best_device(section.gpus_per_actor),
+        )
         self.folder = folder
         self._part, self._passages = "", pa.table({})
+
+    def _tuned_model(self, key: str | None) -> Path | None:
+        """Folder of the model on the actor's own machine."""
+        artifact = self.workspace.artifact("distill", key) if key is not None else None
+        return artifact.directory("model") if artifact is not None else None
 
     def __call__(self, slices: pa.Table) -> pa.Table:
         counts = [self._encode(**row) for row in slices.to_pylist()]
@@ -68,19 +76,19 @@ def run_base(ctx: StageContext) -> None:
 
 def run_tuned(ctx: StageContext) -> None:
     """Encode the corpus with the distilled encoder."""
-    encode_corpus(ctx, ctx.inputs["distill"].directory("model"))
+    encode_corpus(ctx, ctx.inputs["distill"].manifest.key)
 
 
-def encode_corpus(ctx: StageContext, model: Path | None) -> None:
-    """Write table `vectors`: one float32 unit vector per passage."""
+def encode_corpus(ctx: StageContext, tuned_by: str | None) -> None:
+    """Write table `vectors`: one float32 unit vector per passage. `tuned_by` is the key of the distill stage."""
     import ray
 
-    from pipeline.ray_session import ensure_ray, require_resources
+    from pipeline.ray_session import actor_keys, ensure_ray, explained_ray_errors, require_resources
 
     section = ctx.recipe.encoder
     ensure_ray(ctx.recipe.ray)
     corpus = ctx.inputs["corpus"]
-    require_resources("encoder", section.actors, section.cpus_per_actor, section.gpus_per_actor)
+    require_resources(actor_keys("encoder"), section.actors, section.cpus_per_actor, section.gpus_per_actor)
     slices = _slices(corpus, ctx.workspace)
     # Actors read their own slices: with a reader beside them, actors that hold every CPU would wait for it for ever.
     counts = ray.data.from_arrow(slices).map_batches(
@@ -90,12 +98,13 @@ def encode_corpus(ctx: StageContext, model: Path | None) -> None:
         num_cpus=section.cpus_per_actor,
         num_gpus=section.gpus_per_actor,
         compute=ray.data.ActorPoolStrategy(size=min(section.actors, len(slices))),
-        fn_constructor_args=(section, model, ctx.workspace.uri, ctx.out.part_folder("vectors")),
+        fn_constructor_args=(section, tuned_by, ctx.workspace.uri, ctx.out.part_folder("vectors")),
     )
     done, dimension, total = 0, 0, corpus.rows("passages")
-    for row in counts.iter_rows():
-        done, dimension = done + row["rows"], row["dimension"]
-        ctx.progress.update("passages encoded", done, total)
+    with explained_ray_errors("encoder: an actor", "One killed for memory needs a smaller encoder.tokens_per_batch."):
+        for row in counts.iter_rows():
+            done, dimension = done + row["rows"], row["dimension"]
+            ctx.progress.update("passages encoded", done, total)
     written = ctx.out.adopt_parts("vectors", vector_schema(dimension))
     assert written == total, f"{written} vectors for {total} passages"
 

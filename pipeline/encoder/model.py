@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import transformers
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize
 
 from pipeline.errors import RayrieverError
 from pipeline.models import locate
@@ -27,6 +28,9 @@ def load_model(section: EncoderSection, folder: Path | None = None) -> SentenceT
     if folder is not None:
         return _open(str(folder))
     model = _open(locate(section.model).path_or_name)
+    if not any(isinstance(module, Normalize) for module in model):
+        # We search by cosine: whoever loads the saved folder must get unit vectors, too.
+        model.append(Normalize())
     if section.query_prompt is not None:
         model.prompts[QUERY] = section.query_prompt
     if section.passage_prompt is not None:

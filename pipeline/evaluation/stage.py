@@ -132,10 +132,12 @@ def _llm_use(ctx: StageContext) -> report.LlmUse:
 
 def _training(distill: Artifact) -> report.Training:
     rows = distill.table("curve").to_pylist()
-    curve = tuple(report.DevScore(row["step"], row["dev_ndcg_at_10"]) for row in rows)
-    # Of equal scores the earliest checkpoint is kept, as in training.
-    best = max(curve[1:], key=lambda point: point.ndcg_at_10)
-    return report.Training(steps=rows[-1]["step"], dev_curve=curve, chosen_step=best.step)
+    measured = [row for row in rows if row["dev_ndcg_at_10"] is not None]
+    return report.Training(
+        steps=rows[-1]["step"],
+        dev_curve=tuple(report.DevScore(row["step"], row["dev_ndcg_at_10"]) for row in measured),
+        chosen_step=distill.manifest.outcomes["chosen_step"],
+    )
 
 
 def _version(distribution: str) -> str:
@@ -146,14 +148,15 @@ def _version(distribution: str) -> str:
 
 
 def _write(ctx: StageContext, result: report.Report, hits: Mapping[str, pa.Table]) -> None:
-    shipped = ("distill", "index_tuned") if result.gate.ships else (None, "index_base")
+    index = ctx.inputs["index_tuned" if result.gate.ships else "index_base"]
     release = {
         "verdict": result.gate.verdict,
         "reason": result.gate.reason,
-        "encoder": f"stages/distill/{ctx.inputs['distill'].manifest.key}/model"
-        if shipped[0]
-        else ctx.recipe.encoder.model,
-        "index": f"stages/{shipped[1]}/{ctx.inputs[shipped[1]].manifest.key}",
+        # A tuned folder holds its prompts and limits; the base model needs those of the recipe.
+        "encoder": {"path": f"{_place(ctx.inputs['distill'])}/model"}
+        if result.gate.ships
+        else ctx.recipe.encoder.result_fields(),
+        "index": f"{_place(index)}/index",
     }
     with ctx.out.directory(REPORT) as folder:
         (folder / "report.json").write_text(result.to_json(), encoding="utf-8")
@@ -162,14 +165,17 @@ def _write(ctx: StageContext, result: report.Report, hits: Mapping[str, pa.Table
         for system, table in hits.items():
             name = "-".join("".join(c if c.isalnum() else " " for c in system.lower()).split())
             (folder / f"{name}.trec").write_text(trec.to_run(table), encoding="utf-8")
-        copies = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".trec"}
 
-    def publish() -> None:
-        """The latest report under a path that people find and that does not change."""
-        for name, content in copies.items():
-            ctx.workspace.write_bytes(ctx.workspace.path(name), content)
 
-    ctx.out.after_commit(publish)
+def _place(artifact: Artifact) -> str:
+    """Folder of an artifact, relative to the workspace."""
+    return f"stages/{artifact.manifest.stage}/{artifact.manifest.identity}"
+
+
+def publish(evaluated: Artifact) -> None:
+    """Copy the report and the release to the top of the workspace, where people find them."""
+    for name in ("report.md", "report.json", "release.json"):
+        evaluated.workspace.write_bytes(evaluated.workspace.path(name), evaluated.file(REPORT, name).read_bytes())
 
 
 def estimate(recipe: Recipe, upstream: Mapping[str, Estimate]) -> Estimate:

@@ -35,7 +35,7 @@ def build(ctx: StageContext, encode_stage: str) -> None:
     """Write folder `index`: shards of equal size and `index.json`, which says what they hold."""
     import ray
 
-    from pipeline.ray_session import ensure_ray
+    from pipeline.ray_session import ensure_ray, explained_ray_errors
 
     ensure_ray(ctx.recipe.ray)
     encoded = ctx.inputs[encode_stage]
@@ -49,9 +49,10 @@ def build(ctx: StageContext, encode_stage: str) -> None:
         for number in range(shards)
     ]
     digests: dict[str, str] = {}
-    for done, reference in enumerate(pending, start=1):
-        digests |= ray.get(reference)
-        ctx.progress.update("shards built", done, shards)
+    with explained_ray_errors("index: a task", "One killed for memory needs more index.shards."):
+        for done, reference in enumerate(pending, start=1):
+            digests |= ray.get(reference)
+            ctx.progress.update("shards built", done, shards)
     about = {
         "kind": "flat",
         "metric": "inner_product",

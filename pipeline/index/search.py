@@ -14,6 +14,7 @@ from pipeline.index.build import DIRECTORY, shard_files
 from pipeline.index.merge import merge
 from pipeline.index.shard import Shard
 from pipeline.rankings import Hit
+from pipeline.ray_session import explained_ray_errors
 from pipeline.workspace import Artifact, Workspace
 
 # Queries sent to the shards at once: bounds the actors' memory for scores.
@@ -40,7 +41,7 @@ class ShardedIndex:
     def __init__(self, artifact: Artifact) -> None:
         shards = sum(name.endswith(".faiss") for name in artifact.manifest.directories[DIRECTORY])
         manifest = artifact.manifest
-        actor = ray.remote(num_cpus=0.1, max_restarts=2, max_task_retries=2)(ShardActor)
+        actor = ray.remote(num_cpus=0, max_restarts=2, max_task_retries=2)(ShardActor)
         self._actors: list[Any] = [
             actor.remote(artifact.workspace.uri, manifest.stage, manifest.key, number) for number in range(shards)
         ]
@@ -50,7 +51,8 @@ class ShardedIndex:
         found: list[list[Hit]] = []
         for start in range(0, len(queries), _BATCH):
             batch = queries[start : start + _BATCH]
-            answers = ray.get([actor.search.remote(batch, k) for actor in self._actors])
+            with explained_ray_errors("index: a shard", "One killed for memory needs more index.shards."):
+                answers = ray.get([actor.search.remote(batch, k) for actor in self._actors])
             found.extend(merge(of_query, k) for of_query in zip(*answers, strict=True))
         return found
 

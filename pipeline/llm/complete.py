@@ -19,7 +19,7 @@ from pipeline.llm.responses import answered
 from pipeline.llm.store import Ledger, ResponseStore
 from pipeline.models import locate
 from pipeline.progress import Progress
-from pipeline.ray_session import ensure_ray, explained_ray_errors, require_resources
+from pipeline.ray_session import actor_keys, ensure_ray, explained_ray_errors, require_resources
 from pipeline.recipe import LlmSection, RaySection
 from pipeline.records import LLM_RESPONSE
 from pipeline.workspace import Workspace
@@ -81,13 +81,16 @@ def _ask(
     check_engine(section)
     ensure_ray(ray_section)
     engine = _engine(section)
-    require_resources("llm", section.actors, engine.cpus(section), section.gpus_per_actor)
+    require_resources(actor_keys("llm"), section.actors, engine.cpus(section), section.gpus_per_actor)
     import ray.data
 
     batches = engine.batches(asked, missing, section)
     answers = engine.answer(ray.data.from_arrow(batches), _job(section, workspace))
     arrived, failures = [], LLM_RESPONSE.empty_table()
-    allowed = section.max_failed_share * asked.num_rows
+    # One failure among several requests is always tolerated: of ten requests, 5 % would be none.
+    allowed = max(
+        section.max_failed_share * asked.num_rows, 1 if asked.num_rows > 1 and section.max_failed_share else 0
+    )
     # Closed, the actors stop asking; left to the garbage collector, they would go on while the error is shown.
     with closing(_stream(answers)) as stream:
         for responses in stream:

@@ -19,6 +19,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
+from pipeline.workspace import digest
+
 TEMPLATES = Path(str(files("pipeline.llm") / "prompts"))
 
 _ROLES = ("system", "user", "assistant")
@@ -38,6 +40,12 @@ def render(name: str, **values: object) -> list[dict[str, str]]:
     if unknown := {message["role"] for message in messages} - set(_ROLES):
         raise ValueError(f"prompt {name}: no such role: {', '.join(sorted(unknown))}")
     return messages
+
+
+def fingerprint(*names: str) -> str:
+    """Changes when the text of one of these templates does."""
+    texts = {name: (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8") for name in names}
+    return digest(texts)
 
 
 @cache

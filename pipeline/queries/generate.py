@@ -89,10 +89,12 @@ def generate(ctx: StageContext, assignments: Sequence[Assignment], lexical: Lexi
     written = _ask(ctx, asked)
     kept = [*((a, text) for a, text in crops if text), *_round_trip(ctx, written, lexical)]
     ctx.out.outcomes["crop_without_sentence"] += sum(text is None for _, text in crops)
-    queries = {}
+    queries: dict[str, Query] = {}
     for assignment, text in kept:
-        query_id = f"{assignment.kind}-{digest({'passage': assignment.passage_id, 'text': text})}"
-        queries[query_id] = Query(query_id, text, "train", assignment.kind, {assignment.passage_id: 1})
+        # One wording is one query, whatever number of passages it was made from.
+        query_id = f"{assignment.kind}-{digest({'text': text.casefold()})}"
+        query = queries.setdefault(query_id, Query(query_id, text, "train", assignment.kind))
+        query.grades[assignment.passage_id] = 1
         ctx.out.outcomes[f"{assignment.kind}_ok"] += 1
     return list(queries.values())
 

@@ -14,6 +14,7 @@ from pipeline.workspace import Workspace
 
 # split -> file names that mean it
 SPLITS = {"train": ("train",), "dev": ("dev", "validation", "valid"), "test": ("test",)}
+NO_PASSAGE = "the corpus has no passage"  # a judgment of something that was left out is no broken row
 _QUERY_FILES = ("queries.jsonl", "queries.jsonl.gz")
 
 Reject = Callable[[str, int | None, str | None, str], None]  # source, line, row id, reason
@@ -85,10 +86,11 @@ def _lines(place: Workspace, path: str) -> Iterator[tuple[int, str]]:
     with place.filesystem.open_input_file(path) as stream:
         content = bytes(stream.read())
     try:
-        text = (gzip.decompress(content) if path.endswith(".gz") else content).decode("utf-8")
+        text = (gzip.decompress(content) if path.endswith(".gz") else content).decode("utf-8-sig")
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise RayrieverError(f"{path}: cannot be read ({error}). Restore the file from its source.") from error
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not splitlines: JSON strings may hold other line separators.
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield number, line
 
@@ -118,7 +120,7 @@ def _read_grades(
 ) -> dict[str, dict[str, int]]:
     grades: dict[str, dict[str, int]] = {}
     for number, line in lines:
-        fields = line.split("\t")
+        fields = line.rstrip("\r").split("\t")
         if len(fields) != 3 or not fields[2].strip().lstrip("-").isdigit():
             if number > 1:  # the header
                 reject(source, number, None, "not query-id, corpus-id and an integer score between tabs")
@@ -127,7 +129,7 @@ def _read_grades(
         if query_id not in texts:
             reject(source, number, query_id, "no such query")
         elif passage_id not in known_passages:
-            reject(source, number, query_id, f"no passage {passage_id!r} in the corpus")
+            reject(source, number, query_id, f"{NO_PASSAGE} {passage_id!r}")
         else:
             known = grades.setdefault(query_id, {})
             passage_id = known_passages[passage_id]

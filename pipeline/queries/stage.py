@@ -7,18 +7,24 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow.fs import FileInfo
 
 from pipeline import records
+from pipeline.corpus.beir import cached_folder
 from pipeline.corpus.duplicates import character_shingles, find_duplicates
 from pipeline.errors import RayrieverError
-from pipeline.lexical.bm25 import build
+from pipeline.lexical.bm25 import build, check_stemmer
+from pipeline.llm.requests import answer_fingerprint
 from pipeline.queries.generate import MAX_TOKENS, assign, generate
-from pipeline.queries.given import Query, query_files, read_given
+from pipeline.queries.given import NO_PASSAGE, Query, query_files, read_given
 from pipeline.queries.splits import drop_leaks, hold_out, linked_groups
 from pipeline.recipe import Recipe
 from pipeline.stage import Estimate, StageContext
+from pipeline.workspace import Workspace
 
 _DEFAULT_GENERATED = 1000
+_FEW_BROKEN = 3  # rows that are always tolerated: of a hundred queries, 1 % would be one
+_COUNTED_BYTES = 1 << 24
 _TOKENS_PER_PROMPT = 250  # instruction, examples and a passage of median length; measured on English passages
 
 
@@ -29,6 +35,7 @@ def run(ctx: StageContext) -> None:
     folder = given_folder(ctx.recipe)
     given = read_given(folder, known, ctx.out.quarantine) if folder else []
     ctx.out.outcomes["given"] = len(given)
+    _check_bad_share(ctx, len(given))
     evaluated = {p for query in given if query.split != "train" for p in query.relevant}
     count = _to_generate(section.generate, any(query.split == "train" for query in given))
     queries = given + (_generated(ctx, count, evaluated, same_passage) if count else [])
@@ -46,19 +53,36 @@ def run(ctx: StageContext) -> None:
 
 
 def given_folder(recipe: Recipe) -> str | None:
-    """Where the recipe's own queries are; None where they are to be made."""
-    if recipe.queries.path is not None:
-        return recipe.queries.path
+    """Where the recipe's own queries are; None where they are to be made. Downloads nothing.
+
+    Raises RayrieverError when the folder that `queries.path` names has no queries.
+    """
+    path = recipe.queries.path
+    if path is not None:
+        if not query_files(path):
+            raise RayrieverError(f"queries.path {path}: has no queries.jsonl.")
+        return path
     path = _corpus_folder(recipe.corpus.path)
     return path if path and query_files(path) else None
 
 
 def _corpus_folder(path: str) -> str | None:
     if path.startswith("beir:"):
-        from pipeline.corpus.beir import fetch
-
-        return str(fetch(path.removeprefix("beir:")))
+        return str(cached_folder(path.removeprefix("beir:")))
     return None if path.startswith("pydoc:") or "*" in path else path
+
+
+def _check_bad_share(ctx: StageContext, given: int) -> None:
+    """A few unusable rows are set aside; many mean that the files are not what they should be."""
+    broken = [row for row in ctx.out.quarantined if not row["reason"].startswith(NO_PASSAGE)]
+    if len(broken) > ctx.recipe.corpus.max_bad_share * (given + len(broken)) and len(broken) > _FEW_BROKEN:
+        ctx.out.write_quarantine()
+        first = "\n".join(f"  {row['source']}:{row['line']}  {row['reason']}" for row in broken[:10])
+        raise RayrieverError(
+            f"queries: {len(broken):,} rows of queries and judgments cannot be used, more than max_bad_share.\n"
+            f"{first}\n"
+            f"All in {ctx.out.part_folder('quarantine')}. Mend the rows, or raise corpus.max_bad_share."
+        )
 
 
 def _passages(ctx: StageContext) -> tuple[dict[str, str], dict[str, str]]:
@@ -108,29 +132,43 @@ def _write(ctx: StageContext, queries: Sequence[Query]) -> None:
 
 
 def external(recipe: Recipe) -> Any:
-    """Fingerprint of the given query files, and of the model that writes queries."""
-    from pipeline.llm.requests import model_identity
+    """Fingerprint of the given query files and, where queries are written, of the model and the prompts.
 
+    Refuses here, before anything has run, what would fail only after the LLM was paid.
+    """
+    check_stemmer(recipe.lexical.stemmer)
     folder = given_folder(recipe)
-    files = [[info.path, info.size, info.mtime_ns] for info in query_files(folder)] if folder else []
-    writes = set(recipe.queries.kinds) & set(MAX_TOKENS)
-    return {"files": files, "llm": model_identity(recipe.llm) if writes and recipe.queries.generate != 0 else None}
+    files = query_files(folder) if folder else []
+    names = [["/".join(info.path.rsplit("/", 2)[1:]), info.size, info.mtime_ns] for info in files]
+    written = sorted(set(recipe.queries.kinds) & set(MAX_TOKENS)) if _count(recipe, files) else []
+    return {"files": names, "llm": answer_fingerprint(recipe.llm, written) if written else None}
+
+
+def _count(recipe: Recipe, files: Sequence[FileInfo]) -> int:
+    splits = {info.base_name.split(".")[0] for info in files}
+    return _to_generate(recipe.queries.generate, bool(files) and ("train" in splits or len(files) == 1))
 
 
 def estimate(recipe: Recipe, upstream: Mapping[str, Estimate]) -> Estimate:
     """Given queries are counted by their bytes; generated ones by the recipe."""
     folder = given_folder(recipe)
     files = query_files(folder) if folder else []
-    splits = {info.base_name.split(".")[0] for info in files}
-    have_train = bool(files) and ("train" in splits or len(files) == 1)
-    count = min(_to_generate(recipe.queries.generate, have_train), upstream["corpus"].rows * len(recipe.queries.kinds))
+    count = min(_count(recipe, files), upstream["corpus"].rows * len(recipe.queries.kinds))
     asked = count * sum(kind != "crop" for kind in recipe.queries.kinds) // len(recipe.queries.kinds)
-    given = sum(info.size or 0 for info in files if info.base_name.startswith("queries")) // 100
+    given = sum(_expected_queries(folder, info) for info in files if info.base_name.startswith("queries"))
     return Estimate(
         rows=given + count,
         disk_bytes=(given + count) * 150,
         llm_requests=asked,
         llm_tokens_in=asked * _TOKENS_PER_PROMPT,
         llm_tokens_out=asked * 20,
-        note="given queries counted at 100 bytes each" if given else "",
     )
+
+
+def _expected_queries(folder: str | None, info: FileInfo) -> int:
+    """Lines of a small file; of a large one, estimated from its beginning."""
+    assert folder is not None
+    with Workspace(folder).filesystem.open_input_file(info.path) as stream:
+        head: bytes = stream.read(_COUNTED_BYTES)
+    lines = max(1, head.count(b"\n"))
+    return round(lines * max(1.0, (info.size or 0) / max(1, len(head))))

@@ -34,7 +34,8 @@ def parse_document(answer: str, finish_reason: str) -> str | None:
     if finish_reason == "length":
         text = _whole_sentences(text)
     words = text.split()
-    if len(words) < _FEWEST_WORDS or _REFUSAL.match(text) or _repeats(words):
+    # A thought that never ended is all that the limit left room for.
+    if "<think>" in text or len(words) < _FEWEST_WORDS or _REFUSAL.match(text) or _repeats(words):
         return None
     return text
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.llm.complete import complete
 from pipeline.llm.prompts import render
-from pipeline.llm.requests import Messages, Sampling, build, model_identity
+from pipeline.llm.requests import Messages, Sampling, answer_fingerprint, build, model_identity
 from pipeline.recipe import Recipe
 from pipeline.records import SYNTHESIS
 from pipeline.stage import Estimate, StageContext
@@ -71,14 +71,15 @@ def _median_words(ctx: StageContext) -> int:
 
 def conversations(section_decomposition: str, queries: Sequence[str], words: int) -> dict[str, list[Messages]]:
     """Prompts per document kind. The LLM sees the query alone: no passage of the corpus, no example."""
-    templates = {
-        "decomposition": f"decomposition_{section_decomposition}",
-        "positive": "positive",
-        "negative": "negative",
-    }
+    templates = templates_of(section_decomposition)
     return {
         kind: [render(template, query=query, words=words) for query in queries] for kind, template in templates.items()
     }
+
+
+def templates_of(decomposition: str) -> dict[str, str]:
+    """Prompt template per document kind."""
+    return {"decomposition": f"decomposition_{decomposition}", "positive": "positive", "negative": "negative"}
 
 
 def _write_documents(ctx: StageContext, queries: Mapping[str, str], words: int) -> dict[str, dict[str, str]]:
@@ -112,7 +113,11 @@ def max_tokens(words: int) -> int:
 
 
 def external(recipe: Recipe) -> Any:
-    return model_identity(recipe.llm)
+    """Fingerprint of the model and the prompts; None where nothing is asked."""
+    if recipe.synthesis.max_queries == 0:
+        return None
+    templates = (*templates_of(recipe.synthesis.decomposition).values(), "verdict", "verdict_again")
+    return answer_fingerprint(recipe.llm, templates)
 
 
 def estimate(recipe: Recipe, upstream: Mapping[str, Estimate]) -> Estimate:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -27,6 +30,9 @@ CURVE = pa.schema([("step", pa.int64()), ("loss", pa.float64()), ("dev_ndcg_at_1
 
 # A worker's death restarts training from the last checkpoint; more deaths than this are no accident.
 _MAX_FAILURES = 3
+_GO_ON = (
+    "The same command goes on from the last checkpoint; a worker killed for memory needs a smaller distill.batch_size."
+)
 
 
 def run(ctx: StageContext) -> None:
@@ -49,11 +55,18 @@ def _examples(ctx: StageContext) -> list[Example]:
         queries,
         {query_id: list(grades) for query_id, grades in labels.items()},
         _passage_texts(ctx, wanted),
+        _representatives(ctx),
         synthesis,
         ctx.recipe.distill.loss,
     )
     ctx.out.outcomes.update(outcomes)
     return examples
+
+
+def _representatives(ctx: StageContext) -> dict[str, str]:
+    """Passage id -> first of its duplicates; others stand for themselves."""
+    rows = ctx.inputs["corpus"].table("duplicates")
+    return dict(zip(rows["passage_id"].to_pylist(), rows["duplicate_of"].to_pylist(), strict=True))
 
 
 def _split(ctx: StageContext, split: str) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
@@ -93,11 +106,13 @@ def _train(ctx: StageContext, examples: list[Example], dev: DevSet | None) -> No
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from pipeline.ray_session import ensure_ray
+    from pipeline.ray_session import ensure_ray, explained_ray_errors, require_resources
     from pipeline.training.loop import SCORE, TrainingJob, train_worker
 
     section = ctx.recipe.distill
     ensure_ray(ctx.recipe.ray)
+    names = ("distill.workers", "distill.cpus_per_worker", "distill.use_gpu")
+    require_resources(names, section.workers, section.cpus_per_worker, float(section.use_gpu))
     with _heard_steps(ctx.progress) as listener:
         job = TrainingJob(ctx.recipe.encoder, section, ctx.recipe.seed, examples, dev, listener)
         resources = {"CPU": section.cpus_per_worker} | ({"GPU": 1} if section.use_gpu else {})
@@ -119,32 +134,36 @@ def _train(ctx: StageContext, examples: list[Example], dev: DevSet | None) -> No
             ),
         )
         try:
-            result = trainer.fit()
+            with explained_ray_errors("distill: training", _GO_ON):
+                result = trainer.fit()
         except ray.train.TrainingFailedError as error:
-            raise RayrieverError(
-                f"distill: training failed: {error}. Rerun to go on from the last checkpoint."
-            ) from error
+            raise _explained(error) from error
     _keep_best(ctx, result)
 
 
+def _explained(error: Any) -> BaseException:
+    """The first worker's own message, without Ray's tracebacks."""
+    first = next(iter(getattr(error, "worker_failures", {}).values()), error)
+    cause = getattr(first, "cause", None) or first
+    if isinstance(cause, (RayrieverError, OSError)):
+        return cause
+    return RayrieverError(f"distill: training failed: {type(cause).__name__}: {str(cause)[:500]}. {_GO_ON}")
+
+
 def _keep_best(ctx: StageContext, result: Any) -> None:
-    from pipeline.training.loop import MODEL, SCORE
+    from pipeline.training.loop import MODEL, SCORE, STATE
 
     curve = result.return_value
     ctx.out.table("curve", pa.Table.from_pylist(curve, schema=CURVE), CURVE)
     for point in curve:
-        ctx.progress.message(f"step {point['step']}: dev nDCG@10 {point[SCORE]:.4f}")
+        if point[SCORE] is not None:
+            ctx.progress.message(f"step {point['step']}: dev nDCG@10 {point[SCORE]:.4f}")
     best = result.get_best_checkpoint(SCORE, "max")
     with best.as_directory() as folder, ctx.out.directory("model") as target:
-        _copy_folder(f"{folder}/{MODEL}", str(target))
+        shutil.copytree(f"{folder}/{MODEL}", target, dirs_exist_ok=True)
+        ctx.out.outcomes["chosen_step"] = json.loads(Path(folder, STATE).read_text())["step"]
     ctx.out.outcomes["steps"] = curve[-1]["step"]
     ctx.out.after_commit(lambda: ctx.workspace.delete_folder("training", ctx.out.key))
-
-
-def _copy_folder(source: str, target: str) -> None:
-    import shutil
-
-    shutil.copytree(source, target, dirs_exist_ok=True)
 
 
 class _Steps:

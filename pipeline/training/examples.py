@@ -28,6 +28,7 @@ def join_examples(
     queries: Mapping[str, str],
     labels: Mapping[str, list[str]],
     passages: Mapping[str, str],
+    representatives: Mapping[str, str],
     synthesis: Mapping[str, Mapping[str, Any]],
     loss: str,
 ) -> tuple[list[Example], Counter[str]]:
@@ -37,6 +38,7 @@ def join_examples(
         queries: train query id -> text.
         labels: query id -> ids of passages judged relevant.
         passages: id -> text of every labelled passage.
+        representatives: id -> first of its near-duplicates; a duplicate of a labelled passage must not repel.
         synthesis: query id -> row of records.SYNTHESIS.
         loss: 'infonce' leaves synthetic documents out, so that each row has its label as the only positive.
     A query without any positive is left out and counted.
@@ -48,7 +50,7 @@ def join_examples(
         example = Example(
             query_id=query_id,
             query=queries[query_id],
-            labelled_ids=ids,
+            labelled_ids=tuple(representatives.get(passage_id, passage_id) for passage_id in ids),
             labelled=tuple(passages[passage_id] for passage_id in ids),
             positives=attract,
             negatives=tuple(text for text in repel if text not in attract),

@@ -42,7 +42,7 @@ class State:
     """Where training stands. With seeds derived from the step, this and the two state dicts resume it exactly."""
 
     step: int = 0
-    curve: list[dict[str, float]] = field(default_factory=list)  # step, mean loss since the last, dev score
+    curve: list[dict[str, float | None]] = field(default_factory=list)  # step, mean loss since the last, dev score
 
 
 def schedule(step: int, steps: int, warmup_ratio: float) -> float:
@@ -90,7 +90,7 @@ class Worker:
                 self.optimizer.load_state_dict(torch.load(saved / OPTIMIZER, weights_only=True))
                 self.state = State(**json.loads((saved / STATE).read_text()))
 
-    def train(self) -> list[dict[str, float]]:
+    def train(self) -> list[dict[str, float | None]]:
         """Run what is left; returns the curve. The first entry (step 0) is the untrained encoder."""
         evaluations = evaluation_steps(len(self.batches), self.job)
         if not self.state.curve:
@@ -121,17 +121,17 @@ class Worker:
         self.optimizer.step()
         return float(loss.detach())
 
-    def dev_score(self) -> float:
-        """nDCG@10 on dev, computed by rank 0; 0 elsewhere and without dev queries."""
+    def dev_score(self) -> float | None:
+        """nDCG@10 on dev, computed by rank 0; None elsewhere and without dev queries."""
         if self.rank or self.job.dev is None:
-            return 0.0
+            return None
         return dev_score(self.module, self.job.dev)
 
     def checkpoint(self, loss: float) -> None:
         score = self.dev_score()
         self.state.curve.append({"step": self.state.step, "loss": loss, SCORE: score})
         # Without dev queries the latest counts as best.
-        metrics = {SCORE: score if self.job.dev else float(self.state.step), "step": self.state.step}
+        metrics = {SCORE: self.state.step if score is None else score, "step": self.state.step}
         if self.rank:
             ray.train.report(metrics)
             return
@@ -142,7 +142,7 @@ class Worker:
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
-def train_worker(config: dict[str, Any]) -> list[dict[str, float]]:
+def train_worker(config: dict[str, Any]) -> list[dict[str, float | None]]:
     """Entry point of a Ray Train worker; `config` holds the TrainingJob under "job"."""
     job: TrainingJob = config["job"]
     torch.set_num_threads(max(1, int(job.distill.cpus_per_worker)))

@@ -125,7 +125,9 @@ def test_counts_and_costs_are_shown():
     markdown = render(REPORT)
     assert "# Manuals \\| 2025\n\n12,345 passages." in markdown
     assert rows_of(markdown, "Queries and judgments")[2] == ["train", "30", "10", "33", "10"]
-    assert "Over all runs 1,600 requests sent, 1,590 answered; 1,000,000 tokens in, 200,000 tokens out." in markdown
+    assert (
+        "LLM, over all runs: 1,600 requests sent, 1,590 answered; 1,000,000 tokens in, 200,000 tokens out." in markdown
+    )
     assert rows_of(markdown, "LLM calls")[2:] == [["ok", "1,500"], ["relabelled", "90"]]
     assert "120 steps; the weights of step 80 were kept." in markdown
     assert rows_of(markdown, "Training")[2:] == [["40", "0.600"], ["80", "0.650"]]

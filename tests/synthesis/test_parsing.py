@@ -38,7 +38,14 @@ def test_answer_cut_by_the_limit_keeps_whole_sentences_or_nothing():
 
 
 @pytest.mark.parametrize(
-    "answer", ["", "Yes.", "I'm sorry, but I cannot write that passage for you.", "no no no no " * 20]
+    "answer",
+    [
+        "",
+        "Yes.",
+        "<think>Okay, the user wants a passage about bread.",
+        "I'm sorry, but I cannot write that passage for you.",
+        "no no no no " * 20,
+    ],
 )
 def test_refusals_stubs_and_loops_are_no_documents(answer):
     assert parse_document(answer, "stop") is None

@@ -131,8 +131,8 @@ class Workspace:
 
     def write_bytes(self, path: str, content: bytes) -> None:
         """Write a file so that a reader sees all of it or none of it."""
-        parent = path.rsplit("/", 1)[0]
-        self.filesystem.create_dir(parent, recursive=True)
+        if self.is_local:  # an object store has no folders
+            self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
         # An object store's PUT is atomic; a local file is, once renamed into place.
         target = f"{path}.{os.getpid()}.tmp" if self.is_local else path
         try:

@@ -26,6 +26,9 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     TOKENIZERS_PARALLELISM="false",
     AWS_EC2_METADATA_DISABLED="true",
+    AWS_ACCESS_KEY_ID="dummy",
+    AWS_SECRET_ACCESS_KEY="dummy",
+    AWS_DEFAULT_REGION="us-east-1",
     VLLM_CPU_KVCACHE_SPACE="2",  # GB; vLLM on a CPU takes half of the memory otherwise
     RAYRIEVER_TEST_KEY=SECRET,  # set before Ray starts: actors inherit the environment of that moment
 )
@@ -260,12 +263,8 @@ def minilm() -> str:
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def bucket() -> Iterator[str]:
     """Options of an S3 URI that lead to a server with the bucket `library`."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "dummy")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     from moto.server import ThreadedMotoServer
     from pyarrow import fs
 

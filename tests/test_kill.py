@@ -73,8 +73,8 @@ def test_killed_runs_end_like_a_quiet_one(tmp_path: Path, tiny_encoder: Path, ch
 
     assert results(killed) == results(quiet)
     repeated = sum(count - 1 for count in chat_server.asked.values())
-    in_flight = 4  # llm.concurrency
-    assert repeated <= in_flight, "a stored answer was asked for again"
+    in_flight_or_just_answered = 2 * 4  # llm.concurrency; answers are on disk 0.05 s after they arrive
+    assert repeated <= in_flight_or_just_answered, "a stored answer was asked for again"
     assert set(chat_server.asked) == set(asked_quietly)
     report = json.loads((killed / "workspace/report.json").read_text())
     assert report["llm"]["requests_sent"] == chat_server.total

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 _OPENAI_URL = "https://api.openai.com/v1"
-_COMMIT_S = 0.2
+_COMMIT_S = 0.05  # answers that a kill can lose are those of this long
 _REACH_S = 10.0  # seconds a server may take to say that it is there
 _CALLS = 8  # Ray Data calls that overlap in an actor, so that a slow request does not hold up those behind it
 _CPUS = 0.5  # of one actor: it waits most of the time

@@ -48,8 +48,10 @@ def hold_out(queries: list[Query], groups: list[int], shares: Mapping[str, float
     Small groups first: one giant group (a passage that answers everything) must not become the test set.
     """
     members: dict[int, list[int]] = defaultdict(list)
+    # A group that a given split knows stays: held out, it would cost that split its queries.
+    taken = {group for group, query in zip(groups, queries, strict=True) if query.split != "train"}
     for number, query in enumerate(queries):
-        if query.split == "train" and query.relevant:
+        if query.split == "train" and query.relevant and groups[number] not in taken:
             members[groups[number]].append(number)
     order = sorted(members)
     random.Random(seed).shuffle(order)

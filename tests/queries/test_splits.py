@@ -30,6 +30,17 @@ def test_held_out_splits_share_no_passage_and_have_about_their_share():
     assert 8 <= sum(q.split == "dev" for q in held) <= 10
 
 
+def test_given_dev_loses_nothing_to_a_test_split_that_is_made():
+    queries = [query(f"q{n}", "abcdefghij"[n]) for n in range(10)] + [
+        query(f"d{n}", "abcde"[n], "dev") for n in range(5)
+    ]
+    groups = linked_groups(queries, {}, {})
+    held = hold_out(queries, groups, {"test": 0.4}, seed=0)
+    kept, outcomes = drop_leaks(held, {}, {}, lambda *row: None)
+    assert sum(q.split == "dev" for q in kept) == 5 and "dev_queries_leaked" not in outcomes
+    assert sum(q.split == "test" for q in kept) == 2
+
+
 def test_group_larger_than_a_split_stays_in_train():
     """One passage that answers everything would otherwise move all queries to test."""
     queries = [query(f"q{n}", "x") for n in range(50)]

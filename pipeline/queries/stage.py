@@ -137,6 +137,10 @@ def external(recipe: Recipe) -> Any:
     Refuses here, before anything has run, what would fail only after the LLM was paid.
     """
     check_stemmer(recipe.lexical.stemmer)
+    if recipe.queries.path is None and recipe.corpus.path.startswith("beir:"):
+        # Known by its name: its files appear between planning and running, and must not change the key.
+        asked = sorted(set(recipe.queries.kinds) & set(MAX_TOKENS)) if recipe.queries.generate != 0 else []
+        return {"files": recipe.corpus.path, "llm": answer_fingerprint(recipe.llm, asked) if asked else None}
     folder = given_folder(recipe)
     files = query_files(folder) if folder else []
     names = [["/".join(info.path.rsplit("/", 2)[1:]), info.size, info.mtime_ns] for info in files]

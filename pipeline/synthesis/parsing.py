@@ -13,12 +13,17 @@ _FEWEST_WORDS = 5
 _FEWEST_DISTINCT = 0.4
 
 
+def without_thought(answer: str) -> str:
+    """The answer without what a reasoning model thought aloud; a thought that never ended stays."""
+    return _THOUGHT.sub("", answer)
+
+
 def parse_verdict(answer: str) -> bool | None:
     """True for yes, False for no, None for anything else.
 
     The answer must begin with the word; what follows may explain it but not name the other word.
     """
-    words: list[str] = re.findall(r"[a-z]+", _THOUGHT.sub("", answer).lower())
+    words: list[str] = re.findall(r"[a-z]+", without_thought(answer).lower())
     if not words or words[0] not in ("yes", "no") or {"yes", "no"} <= set(words):
         return None
     return words[0] == "yes"
@@ -30,7 +35,7 @@ def parse_document(answer: str, finish_reason: str) -> str | None:
     Taken off: a thought, a label such as "Passage:", quotes. An answer cut by the token limit keeps its whole
     sentences. Refused: refusals, fewer than five words, and a text that repeats itself.
     """
-    text = _LABEL.sub("", _THOUGHT.sub("", answer).strip()).strip().strip('"“”').strip()
+    text = _LABEL.sub("", without_thought(answer).strip()).strip().strip('"“”').strip()
     if finish_reason == "length":
         text = _whole_sentences(text)
     words = text.split()

@@ -1,23 +1,27 @@
-"""The synthesis stage: four LLM calls per train query (Kim & Baek 2025, section 2.2)."""
+"""The synthesis stage: four LLM calls per train query (Kim & Baek 2025, section 2.2), or their recorded answers."""
 
 from __future__ import annotations
 
 import random
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.errors import RayrieverError
 from pipeline.llm.complete import complete
 from pipeline.llm.prompts import render
 from pipeline.llm.requests import Messages, Sampling, answer_fingerprint, build, model_identity
 from pipeline.recipe import Recipe
 from pipeline.records import SYNTHESIS
 from pipeline.stage import Estimate, StageContext
+from pipeline.synthesis.lengths import match_lengths
 from pipeline.synthesis.parsing import parse_document
-from pipeline.synthesis.verification import verify
+from pipeline.synthesis.recorded import read_recorded, recorded_fingerprint
+from pipeline.synthesis.verification import Verification, adopt, relevant_negatives, verify
 
 DOCUMENTS = ("decomposition", "positive", "negative")
 _WORDS = (25, 150)  # bounds of the corpus's median, so that one odd corpus does not ask for a word or a book
@@ -27,38 +31,85 @@ _PROMPT_TOKENS = 90  # instruction and a query of ordinary length
 
 
 def run(ctx: StageContext) -> None:
-    """Write table `synthesis`: one row per train query that was chosen."""
-    queries = _choose(ctx)
-    if not queries:
+    """Write table `synthesis`: one row per train query that was chosen.
+
+    With recorded answers, the chosen ones are among the queries that have any. Raises RayrieverError where they
+    cannot be used.
+    """
+    if ctx.recipe.synthesis.max_queries == 0:
         ctx.out.table("synthesis", SYNTHESIS.empty_table(), SYNTHESIS)
         return
-    words = ctx.recipe.synthesis.words or _median_words(ctx)
-    documents = _write_documents(ctx, queries, words)
-    verdicts = verify(ctx, queries, documents["positive"])
+    made = _recorded(ctx) if ctx.recipe.synthesis.path is not None else _asked(ctx)
     rows = [
         {
             "query_id": query_id,
-            "decomposition": documents["decomposition"].get(query_id),
-            "positive": documents["positive"].get(query_id),
-            "negative": documents["negative"].get(query_id),
-            "verdict": verdicts[query_id].verdict,
-            "outcome": verdicts[query_id].outcome,
+            **{kind: made.documents[kind].get(query_id) for kind in DOCUMENTS},
+            "verdict": verification.verdict,
+            "outcome": verification.outcome,
         }
-        for query_id in queries
+        for query_id, verification in made.verifications.items()
     ]
     ctx.out.table("synthesis", pa.Table.from_pylist(rows, schema=SYNTHESIS), SYNTHESIS)
 
 
-def _choose(ctx: StageContext) -> dict[str, str]:
-    """Train queries that get documents: all, or a seeded sample of `max_queries`. Sentence crops ask nothing."""
+@dataclass(frozen=True)
+class _Synthesis:
+    documents: dict[str, dict[str, str]]  # kind -> query id -> text
+    verifications: dict[str, Verification]  # of every chosen query
+
+
+def _recorded(ctx: StageContext) -> _Synthesis:
+    train = _train_queries(ctx)
+    answers = read_recorded(ctx, train)
+    ctx.out.outcomes["train_queries_without_record"] += len(train) - len(answers)
+    queries = _choose(ctx, {query_id: text for query_id, text in train.items() if query_id in answers})
+    documents = {
+        kind: {i: text for i in queries if (text := answers[i].documents.get(kind)) is not None} for kind in DOCUMENTS
+    }
+    for kind, texts in documents.items():
+        ctx.out.outcomes[f"{kind}_recorded"] += len(texts)
+    documents = _matched(ctx, documents)
+    verified = {i: passed for i in queries if (passed := answers[i].verified) is not None}
+    return _Synthesis(documents, adopt(ctx, queries, documents["positive"], verified))
+
+
+def _asked(ctx: StageContext) -> _Synthesis:
+    queries = _choose(ctx, _train_queries(ctx, crops=False))
+    if not queries:
+        return _Synthesis({kind: {} for kind in DOCUMENTS}, {})
+    words = ctx.recipe.synthesis.words or _median_words(ctx)
+    # Cut before they are judged: a verdict is about the text that is trained on.
+    documents = _matched(ctx, _write_documents(ctx, queries, words))
+    verifications = verify(ctx, queries, documents["positive"])
+    if ctx.recipe.synthesis.check_negatives:
+        relevant = relevant_negatives(ctx, queries, documents["negative"])
+        ctx.out.outcomes["negative_dropped"] += len(relevant)
+        documents["negative"] = {i: text for i, text in documents["negative"].items() if i not in relevant}
+    return _Synthesis(documents, verifications)
+
+
+def _matched(ctx: StageContext, documents: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    return match_lengths(documents, ctx.out.outcomes) if ctx.recipe.synthesis.match_length else documents
+
+
+def _train_queries(ctx: StageContext, crops: bool = True) -> dict[str, str]:
+    """Id -> text, in order of ids. The LLM is not asked about crops: they are sentences of passages, no questions."""
     table = ctx.inputs["queries"].table("queries")
-    table = table.filter(pc.and_(pc.equal(table["split"], "train"), pc.not_equal(table["kind"], "crop")))
-    rows = table.sort_by("query_id").to_pylist()
+    table = table.filter(pc.equal(table["split"], "train"))
+    if not crops:
+        table = table.filter(pc.not_equal(table["kind"], "crop"))
+    table = table.sort_by("query_id")
+    return dict(zip(table["query_id"].to_pylist(), table["text"].to_pylist(), strict=True))
+
+
+def _choose(ctx: StageContext, queries: dict[str, str]) -> dict[str, str]:
+    """Queries that get documents: all, or a seeded sample of `max_queries`, in their order."""
     limit = ctx.recipe.synthesis.max_queries
-    if limit is not None and limit < len(rows):
-        chosen = random.Random(ctx.recipe.seed).sample(range(len(rows)), limit)
-        rows = [rows[number] for number in sorted(chosen)]
-    return {row["query_id"]: row["text"] for row in rows}
+    if limit is None or limit >= len(queries):
+        return queries
+    ids = list(queries)
+    chosen = random.Random(ctx.recipe.seed).sample(range(len(ids)), limit)
+    return {ids[number]: queries[ids[number]] for number in sorted(chosen)}
 
 
 def _median_words(ctx: StageContext) -> int:
@@ -113,24 +164,39 @@ def max_tokens(words: int) -> int:
 
 
 def external(recipe: Recipe) -> Any:
-    """Fingerprint of the model and the prompts; None where nothing is asked."""
-    if recipe.synthesis.max_queries == 0:
+    """Fingerprint of the file with recorded answers, or of the model and the prompts; None where nothing is asked.
+
+    Raises RayrieverError when the file is not there, or when the recipe asks for verdicts that no file can hold.
+    """
+    section = recipe.synthesis
+    if section.max_queries == 0:
         return None
-    templates = (*templates_of(recipe.synthesis.decomposition).values(), "verdict", "verdict_again")
-    return answer_fingerprint(recipe.llm, templates)
+    if section.path is not None:
+        if section.check_negatives:
+            raise RayrieverError(
+                "synthesis: check_negatives asks the LLM, but synthesis.path takes recorded answers and asks nothing. "
+                "Set one of the two."
+            )
+        return {"recorded": recorded_fingerprint(section.path)}
+    verdict = ("verdict", "verdict_again") if section.verify or section.check_negatives else ()
+    return answer_fingerprint(recipe.llm, (*templates_of(section.decomposition).values(), *verdict))
 
 
 def estimate(recipe: Recipe, upstream: Mapping[str, Estimate]) -> Estimate:
+    """Recorded answers cost nothing and are at most one per query; the LLM writes three per query and judges some."""
     section = recipe.synthesis
     rows = min(
         upstream["queries"].rows, upstream["queries"].rows if section.max_queries is None else section.max_queries
     )
     words = section.words or _WORDS[1]
+    disk_bytes = rows * words * len(DOCUMENTS) * 6
+    if section.path is not None:
+        return Estimate(rows, disk_bytes, note="recorded answers, at most one per query")
     document = round(words * _TOKENS_PER_WORD)
-    verdicts = rows if section.verify else 0
+    verdicts = rows * (section.verify + section.check_negatives)
     return Estimate(
         rows=rows,
-        disk_bytes=rows * words * 3 * 6,
+        disk_bytes=disk_bytes,
         llm_requests=rows * len(DOCUMENTS) + verdicts,
         llm_tokens_in=rows * len(DOCUMENTS) * _PROMPT_TOKENS + verdicts * (_PROMPT_TOKENS + document),
         llm_tokens_out=rows * len(DOCUMENTS) * document + verdicts * 2,

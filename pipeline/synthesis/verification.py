@@ -1,8 +1,8 @@
-"""Self-verification: the LLM says whether its own positive answers the query, and a policy acts on it."""
+"""Self-verification: the LLM says whether its own passages answer the query, and a policy acts on it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,32 +41,67 @@ def decide(verdict: Verdict, policy: Policy) -> Outcome:
 
 def verify(ctx: StageContext, queries: Mapping[str, str], positives: Mapping[str, str]) -> dict[str, Verification]:
     """A verification per query; queries without a positive are 'absent'. Outcomes are counted."""
-    section = ctx.recipe.synthesis
-    verdicts: dict[str, Verdict] = dict.fromkeys(queries, "absent")
-    if section.verify:
-        verdicts |= _ask_twice(ctx, queries, positives)
-    else:
-        verdicts |= dict.fromkeys(positives, "unverified")
-    decided = {query_id: Verification(v, decide(v, section.on_failure)) for query_id, v in verdicts.items()}
+    if not ctx.recipe.synthesis.verify:
+        return adopt(ctx, queries, positives, {})
+    verdicts = _ask_twice(ctx, queries, positives, "positives verified")
+    ctx.out.outcomes["verdict_retried"] += verdicts.retried
+    return _decide_all(ctx, queries, verdicts.by_query)
+
+
+def adopt(
+    ctx: StageContext, queries: Iterable[str], positives: Iterable[str], verified: Mapping[str, bool]
+) -> dict[str, Verification]:
+    """A verification per query from verdicts that are known already (query id -> passed); nobody is asked.
+
+    A positive without one, and every positive where `synthesis.verify` is off, is 'unverified'.
+    """
+    known = verified if ctx.recipe.synthesis.verify else {}
+    words: dict[bool | None, Verdict] = {True: "yes", False: "no", None: "unverified"}
+    return _decide_all(ctx, queries, {query_id: words[known.get(query_id)] for query_id in positives})
+
+
+def relevant_negatives(ctx: StageContext, queries: Mapping[str, str], negatives: Mapping[str, str]) -> set[str]:
+    """Ids of queries whose negative answers them, according to the LLM: a false negative. Verdicts are counted.
+
+    A negative whose verdict cannot be read or never came is not among them: it was written to be irrelevant.
+    """
+    verdicts = _ask_twice(ctx, queries, negatives, "negatives checked")
+    ctx.out.outcomes["negative_verdict_retried"] += verdicts.retried
+    for verdict in verdicts.by_query.values():
+        ctx.out.outcomes[f"negative_verdict_{verdict}"] += 1
+    return {query_id for query_id, verdict in verdicts.by_query.items() if verdict == "yes"}
+
+
+def _decide_all(ctx: StageContext, queries: Iterable[str], verdicts: Mapping[str, Verdict]) -> dict[str, Verification]:
+    policy = ctx.recipe.synthesis.on_failure
+    every: dict[str, Verdict] = {query_id: verdicts.get(query_id, "absent") for query_id in queries}
+    decided = {query_id: Verification(verdict, decide(verdict, policy)) for query_id, verdict in every.items()}
     for verification in decided.values():
         ctx.out.outcomes[f"verdict_{verification.verdict}"] += 1
         ctx.out.outcomes[f"positive_{verification.outcome}"] += 1
     return decided
 
 
-def _ask_twice(ctx: StageContext, queries: Mapping[str, str], positives: Mapping[str, str]) -> dict[str, Verdict]:
-    """Ask once, and once more where the answer is neither yes nor no."""
-    ids = [query_id for query_id in queries if query_id in positives]
-    prompts: dict[str, Messages] = {i: render("verdict", query=queries[i], passage=positives[i]) for i in ids}
-    first = _ask(ctx, prompts, ids)
+@dataclass(frozen=True)
+class _Verdicts:
+    by_query: dict[str, Verdict]
+    retried: int
+
+
+def _ask_twice(
+    ctx: StageContext, queries: Mapping[str, str], passages: Mapping[str, str], description: str
+) -> _Verdicts:
+    """Ask whether each query's passage is relevant, and once more where the answer is neither yes nor no."""
+    ids = [query_id for query_id in queries if query_id in passages]
+    prompts: dict[str, Messages] = {i: render("verdict", query=queries[i], passage=passages[i]) for i in ids}
+    first = _ask(ctx, prompts, ids, description)
     unclear = [i for i in ids if (answer := first[i]) is not None and parse_verdict(answer) is None]
     for query_id in unclear:
         # The same request at temperature 0 would be answered from the store: quote the answer and insist.
         again = render("verdict_again")
         prompts[query_id] = [*prompts[query_id], {"role": "assistant", "content": first[query_id] or ""}, *again]
-    second = _ask(ctx, prompts, unclear)
-    ctx.out.outcomes["verdict_retried"] += len(unclear)
-    return {query_id: _verdict((first | second)[query_id]) for query_id in ids}
+    second = _ask(ctx, prompts, unclear, description)
+    return _Verdicts({query_id: _verdict((first | second)[query_id]) for query_id in ids}, len(unclear))
 
 
 def _verdict(answer: str | None) -> Verdict:
@@ -76,12 +111,14 @@ def _verdict(answer: str | None) -> Verdict:
     return words[parse_verdict(answer)]
 
 
-def _ask(ctx: StageContext, prompts: Mapping[str, Messages], ids: Sequence[str]) -> dict[str, str | None]:
+def _ask(
+    ctx: StageContext, prompts: Mapping[str, Messages], ids: Sequence[str], description: str
+) -> dict[str, str | None]:
     """Answers by query id; None where the request has failed."""
     if not ids:
         return {}
     recipe = ctx.recipe
     requests = build(model_identity(recipe.llm), "verdict", [prompts[i] for i in ids], _SAMPLING)
-    responses = complete(requests, recipe.llm, ctx.workspace, recipe.ray, ctx.progress, "positives verified")
+    responses = complete(requests, recipe.llm, ctx.workspace, recipe.ray, ctx.progress, description)
     rows = zip(ids, responses["text"].to_pylist(), responses["error"].to_pylist(), strict=True)
     return {query_id: text if error is None else None for query_id, text, error in rows}

@@ -1,0 +1,1 @@
+"""Hard negatives: what a base encoder ranks high and nobody labelled."""

@@ -1,0 +1,49 @@
+"""Rank the passages of a finished index for query texts, with the encoder that made its vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.progress import Progress
+from pipeline.rankings import Hit
+from pipeline.recipe import Recipe
+from pipeline.workspace import Artifact
+
+Search = Callable[[Sequence[str], int], list[list[Hit]]]  # query texts, top_k -> hits of each query
+
+
+@contextmanager
+def open_search(recipe: Recipe, index: Artifact, model: Path | None) -> Iterator[Search]:
+    """A search over `index`, for many calls: the encoder is loaded and the shards are held in memory once.
+
+    Args:
+        model: folder of the encoder that made the vectors; None is the recipe's base encoder.
+    """
+    from pipeline.encoder.encode import Encoder
+    from pipeline.encoder.model import load_model
+    from pipeline.index.search import ShardedIndex
+    from pipeline.ray_session import ensure_ray
+
+    section = recipe.encoder
+    ensure_ray(recipe.ray)
+    encoder = Encoder(load_model(section, model), section.dtype, section.tokens_per_batch)
+    with ShardedIndex(index) as shards:
+        yield lambda texts, top_k: shards.search(encoder.encode_queries(texts), top_k) if texts else []
+
+
+def search_index(
+    recipe: Recipe,
+    index: Artifact,
+    model: Path | None,
+    texts: Sequence[str],
+    top_k: int,
+    progress: Progress | None = None,
+) -> list[list[Hit]]:
+    """The exact `top_k` hits of each text, as `open_search` finds them; progress is told at the end."""
+    with open_search(recipe, index, model) as search:
+        found = search(texts, top_k)
+    if progress is not None:
+        progress.update(f"queries searched, {index.manifest.stage}", len(texts), len(texts))
+    return found

@@ -1,0 +1,111 @@
+"""The teach stage: what BM25 and the base encoder, fused, rank for train queries and for LLM-written sentences.
+
+The fused ranking is better than either of its parts, needs no judgment, and knows the corpus's own words; learning its
+lists teaches the encoder what it lacks. Sentences of the LLM's decompositions and passages are queries in the words of
+the field, as many as one likes: listwise distillation over mixed kinds of queries is what helps encoders that plain
+contrastive tuning harms (arXiv 2502.19712).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.lexical.bm25 import Lexical, build
+from pipeline.mining.search import Search, open_search
+from pipeline.rankings import Hit
+from pipeline.recipe import Recipe, TeacherSection
+from pipeline.records import TAUGHT
+from pipeline.stage import Estimate, StageContext
+
+# Hits of each side that are fused: deep enough that the fused top is that of the whole corpus, nearly always.
+_DEPTH = 200
+# Queries searched together: bounds the memory for their hits.
+_BLOCK = 1024
+_SENTENCES_PER_DOCUMENT = 5
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A text that becomes a query of the teacher."""
+
+    query_id: str
+    kind: str
+    text: str
+
+
+def run(ctx: StageContext) -> None:
+    """Write table `taught`: the teacher's list for every train query and every sentence."""
+    section = ctx.recipe.teacher
+    assert section is not None, "there is no teach stage without the section"
+    texts = [*_queries(ctx), *_sentences(ctx, section)]
+    for each in texts:
+        ctx.out.outcomes[f"taught_{each.kind}"] += 1
+    if not texts:
+        ctx.out.table("taught", TAUGHT.empty_table(), TAUGHT)
+        return
+    lexical = build(ctx.inputs["corpus"].table("passages", columns=["passage_id", "title", "text"]), ctx.recipe.lexical)
+    with open_search(ctx.recipe, ctx.inputs["index_base"], None) as search:
+        ctx.out.table("taught", _blocks(ctx, texts, search, lexical, section), TAUGHT)
+
+
+def _queries(ctx: StageContext) -> Iterator[Taught]:
+    queries = ctx.inputs["queries"].table("queries")
+    for row in queries.filter(pc.equal(queries["split"], "train")).sort_by("query_id").to_pylist():
+        yield Taught(row["query_id"], "query", row["text"])
+
+
+def _sentences(ctx: StageContext, section: TeacherSection) -> Iterator[Taught]:
+    """A passage that failed its check may say something false, but is still about the field."""
+    for row in ctx.inputs["synthesis"].table("synthesis").sort_by("query_id").to_pylist():
+        for kind in section.written:
+            for sentence in sentences(row[kind] or "", section.min_words):
+                yield Taught(row["query_id"], kind, sentence)
+
+
+def sentences(text: str, min_words: int) -> list[str]:
+    """Sentences of enough words, without list numbers."""
+    parts = (re.sub(r"^\s*(?:\d+[.)]|[-*])\s+", "", part).strip() for part in re.split(r"(?<=[.?!])\s+|\n+", text))
+    return [part for part in parts if len(part.split()) >= min_words]
+
+
+def _blocks(
+    ctx: StageContext, texts: Sequence[Taught], search: Search, lexical: Lexical, section: TeacherSection
+) -> Iterator[pa.Table]:
+    for start in range(0, len(texts), _BLOCK):
+        block = texts[start : start + _BLOCK]
+        asked = [each.text for each in block]
+        pairs = zip(search(asked, _DEPTH), lexical.search(asked, _DEPTH), strict=True)
+        lists = [fuse(dense, words, section.lexical_weight)[: section.top_k] for dense, words in pairs]
+        rows = [
+            vars(each) | {"passage_ids": [hit.passage_id for hit in hits], "scores": [hit.score for hit in hits]}
+            for each, hits in zip(block, lists, strict=True)
+        ]
+        yield pa.Table.from_pylist(rows, schema=TAUGHT)
+        ctx.progress.update("queries taught", start + len(block), len(texts))
+
+
+def fuse(dense: Sequence[Hit], lexical: Sequence[Hit], lexical_weight: float) -> list[Hit]:
+    """Cosine plus the weighted share of the best BM25 score, best first, ties by passage id.
+
+    What only BM25 found has at most the cosine of the last dense hit, and gets that; what only the encoder found
+    has no BM25 score.
+    """
+    floor = dense[-1].score if dense else 0.0
+    best = lexical[0].score if lexical else 1.0
+    cosines = {hit.passage_id: hit.score for hit in dense}
+    shares = {hit.passage_id: hit.score / best for hit in lexical}
+    scores = {i: cosines.get(i, floor) + lexical_weight * shares.get(i, 0.0) for i in cosines.keys() | shares.keys()}
+    return [Hit(i, score) for i, score in sorted(scores.items(), key=lambda item: (-item[1], item[0]))]
+
+
+def estimate(recipe: Recipe, upstream: Mapping[str, Estimate]) -> Estimate:
+    section = recipe.teacher
+    assert section is not None, "there is no teach stage without the section"
+    sentences_per_query = len(section.written) * _SENTENCES_PER_DOCUMENT
+    rows = upstream["queries"].rows + upstream["synthesis"].rows * sentences_per_query
+    return Estimate(rows=rows, disk_bytes=rows * section.top_k * 16, note=f"{_SENTENCES_PER_DOCUMENT} sentences each")

@@ -51,12 +51,14 @@ def small_recipe(folder: Path, encoder: Path, url: str, **sections: dict[str, An
 
 
 def write_like_a_model(content: str, attempt: int) -> dict[str, Any]:
-    """Field of `Reply`: questions from the passage, passages from the question, a verdict now and then unclear."""
+    """Field of `Reply`: questions from the passage, passages from the question, verdicts and choices, some unclear."""
     chance = zlib.crc32(content.encode())
     if "Answer with one word only" in content:
         text = "no"
     elif "Is this passage relevant" in content:
         text = ("yes", "yes", "no", "well, perhaps")[chance % 4]
+    elif "Which passage is more relevant" in content:
+        text = ("A", "B", "Passage B.", "neither", "hard to say")[chance % 5]
     elif "Write one short question" in content:
         title = content.split("Passage: ")[1].split(" The ")[0]
         text = f"What is the {title}?" if chance % 5 else "I do not know."

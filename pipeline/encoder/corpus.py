@@ -22,27 +22,24 @@ _SLICE_ROWS = 2048
 class EncodePassages:
     """Ray Data actor: a slice of the corpus in, one Parquet part of vectors written, the count out."""
 
-    def __init__(self, section: EncoderSection, tuned_by: str | None, workspace: str, folder: str) -> None:
+    def __init__(
+        self, section: EncoderSection, trained_by: tuple[str, str] | None, workspace: str, folder: str
+    ) -> None:
         import torch
 
         from pipeline.encoder.encode import Encoder
-        from pipeline.encoder.model import best_device, load_model
+        from pipeline.encoder.model import best_device, load_model, trained_folder
 
         torch.set_num_threads(max(1, int(section.cpus_per_actor)))
         self.workspace = Workspace(workspace)
         self.encoder = Encoder(
-            load_model(section, self._tuned_model(tuned_by)),
+            load_model(section, trained_folder(workspace, trained_by)),
             section.dtype,
             section.tokens_per_batch,
             best_device(section.gpus_per_actor),
         )
         self.folder = folder
         self._part, self._passages = "", pa.table({})
-
-    def _tuned_model(self, key: str | None) -> Path | None:
-        """Folder of the model on the actor's own machine."""
-        artifact = self.workspace.artifact("distill", key) if key is not None else None
-        return artifact.directory("model") if artifact is not None else None
 
     def __call__(self, slices: pa.Table) -> pa.Table:
         counts = [self._encode(**row) for row in slices.to_pylist()]
@@ -76,11 +73,16 @@ def run_base(ctx: StageContext) -> None:
 
 def run_tuned(ctx: StageContext) -> None:
     """Encode the corpus with the distilled encoder."""
-    encode_corpus(ctx, ctx.inputs["distill"].manifest.key)
+    encode_corpus(ctx, "distill")
 
 
-def encode_corpus(ctx: StageContext, tuned_by: str | None) -> None:
-    """Write table `vectors`: one float32 unit vector per passage. `tuned_by` is the key of the distill stage."""
+def run_aligned(ctx: StageContext) -> None:
+    """Encode the corpus with the aligned encoder."""
+    encode_corpus(ctx, "align")
+
+
+def encode_corpus(ctx: StageContext, training: str | None) -> None:
+    """Write table `vectors`: one float32 unit vector per passage. `training` is the stage that made the model."""
     import ray
 
     from pipeline.ray_session import actor_keys, ensure_ray, explained_ray_errors, require_resources
@@ -90,6 +92,7 @@ def encode_corpus(ctx: StageContext, tuned_by: str | None) -> None:
     corpus = ctx.inputs["corpus"]
     require_resources(actor_keys("encoder"), section.actors, section.cpus_per_actor, section.gpus_per_actor)
     slices = _slices(corpus, ctx.workspace)
+    trained_by = None if training is None else (training, ctx.inputs[training].manifest.key)
     # Actors read their own slices: with a reader beside them, actors that hold every CPU would wait for it for ever.
     counts = ray.data.from_arrow(slices).map_batches(
         EncodePassages,
@@ -98,7 +101,7 @@ def encode_corpus(ctx: StageContext, tuned_by: str | None) -> None:
         num_cpus=section.cpus_per_actor,
         num_gpus=section.gpus_per_actor,
         compute=ray.data.ActorPoolStrategy(size=min(section.actors, len(slices))),
-        fn_constructor_args=(section, tuned_by, ctx.workspace.uri, ctx.out.part_folder("vectors")),
+        fn_constructor_args=(section, trained_by, ctx.workspace.uri, ctx.out.part_folder("vectors")),
     )
     done, dimension, total = 0, 0, corpus.rows("passages")
     with explained_ray_errors("encoder: an actor", "One killed for memory needs a smaller encoder.tokens_per_batch."):

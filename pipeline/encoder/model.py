@@ -15,6 +15,7 @@ from sentence_transformers.base.modules import Normalize
 from pipeline.errors import RayrieverError
 from pipeline.models import locate
 from pipeline.recipe import EncoderSection
+from pipeline.workspace import Workspace
 
 # sentence-transformers knows the passage side under these names
 QUERY, PASSAGE = "query", "document"
@@ -38,6 +39,16 @@ def load_model(section: EncoderSection, folder: Path | None = None) -> SentenceT
     if section.max_tokens is not None:
         model.max_seq_length = section.max_tokens
     return model
+
+
+def trained_folder(workspace: str, trained_by: tuple[str, str] | None) -> Path | None:
+    """Folder, on this machine, of the model that a finished stage `(name, key)` trained; None for the base model."""
+    if trained_by is None:
+        return None
+    artifact = Workspace(workspace).artifact(*trained_by)
+    if artifact is None:
+        raise RayrieverError(f"{trained_by[0]}: no finished model under key {trained_by[1]}.")
+    return artifact.directory("model")
 
 
 def save_model(model: SentenceTransformer, folder: Path) -> None:

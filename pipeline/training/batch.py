@@ -1,70 +1,195 @@
-"""A training batch: its documents as columns, and which of them attract, repel or say nothing to each query."""
+"""A training batch: its documents as columns, and what each of them is to each query."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from pipeline.training.examples import Example
-from pipeline.training.sampler import draw
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What one visit of a query brings into its batch."""
+
+    contrast: bool = True  # one labelled passage, the synthetic documents and some mined ones
+    hard_negatives: int = 0  # mined passages drawn
+    candidates: Literal["none", "order", "list"] = "none"  # those of one order, or all that are graded
+    depth: int | None = None  # places of the order that are ranked; those after it only compete
+    list_size: int | None = None  # graded candidates drawn, the best always among them; None for all
+
+
+@dataclass(frozen=True)
+class Row:
+    """Columns of a batch as one query sees them. A column under no heading is a negative."""
+
+    labelled: tuple[int, ...] = ()
+    synthetic: tuple[int, ...] = ()  # synthetic positives
+    repelled: tuple[int, ...] = ()  # its own negatives
+    order: tuple[int, ...] = ()  # best first
+    graded: tuple[tuple[int, float], ...] = ()
+    listed: tuple[int, ...] = ()  # every column that its order or grades brought in
+    known: tuple[int, ...] = ()  # columns of anyone that are relevant, or whose relevance to the query is graded
+
+
+@dataclass(frozen=True)
+class Masks:
+    """`[b, M]` tensors of b rows and M columns."""
+
+    positive: Tensor  # bool
+    weights: Tensor  # float: of each positive
+    ignore: Tensor  # bool: enters no sum of the contrastive loss
+    order: Tensor  # [b, D] columns best first, -1 ends a row
+    grades: Tensor  # float: NaN where the column is no candidate of the row
+    preference_ignore: Tensor  # bool: enters no sum of the preference loss
+
+    def of(self, rows: Tensor) -> Masks:
+        """The masks of some of the rows."""
+        return Masks(**{name: value[rows] for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`positive` and `ignore` are `[B, M]` masks of B queries and M documents; document j is of row `owner[j]`."""
+    """B queries and M distinct documents; document j came in with row `owner[j]`, in order of rows."""
 
     queries: list[str]
     documents: list[str]
     owner: list[int]
-    positive: Tensor
-    ignore: Tensor
+    rows: list[Row]
+
+    def masks(self, rows: slice, synthetic_weight: float = 1.0) -> Masks:
+        """The chosen rows as dense tensors: built in pieces, for B x M does not fit where B is in the thousands."""
+        chosen = self.rows[rows]
+        shape = (len(chosen), len(self.documents))
+        positive = _marks(shape, (row.labelled + row.synthetic for row in chosen))
+        weights = torch.ones(shape)
+        grades = torch.full(shape, float("nan"))
+        order = torch.full((len(chosen), max(len(row.order) for row in chosen)), -1, dtype=torch.long)
+        for place, row in enumerate(chosen):
+            weights[place, list(row.synthetic)] = synthetic_weight
+            order[place, : len(row.order)] = torch.tensor(row.order, dtype=torch.long)
+            for column, grade in row.graded:
+                grades[place, column] = grade
+        listed = _marks(shape, (row.listed for row in chosen))
+        own = _marks(shape, (row.labelled + row.synthetic + row.repelled for row in chosen))
+        known = _marks(shape, (row.known for row in chosen))
+        return Masks(
+            positive=positive,
+            weights=weights,
+            ignore=(known | listed) & ~own,
+            order=order,
+            grades=grades,
+            preference_ignore=(known | own) & ~listed,
+        )
 
 
-@dataclass(frozen=True)
-class _Column:
-    owner: int
-    text: str
-    passage_id: str | None
-    attracts: bool
+def assemble(examples: Sequence[Example], rows: Sequence[int], visit: Visit, seed: int, epoch: int) -> Batch:
+    """The batch of the given rows of `examples`.
 
-
-def assemble(examples: Sequence[Example], rows: Sequence[int], seed: int, epoch: int) -> Batch:
-    """The batch of the given rows of `examples`, documents grouped by row in order.
-
-    One labelled positive is drawn per visit. Another row's document is ignored where it is labelled relevant for the
-    query or equals one of its positives in text; a text repeated among the negatives counts once.
+    A text is one column however many rows bring it in: it repels once. What a row knows to be relevant or graded for
+    its query, by id or by text, and did not bring in itself, is no negative of that row.
     """
-    columns = [column for place, row in enumerate(rows) for column in _columns(examples[row], place, seed, epoch, row)]
-    positive = torch.zeros(len(rows), len(columns), dtype=torch.bool)
-    ignore = torch.zeros_like(positive)
-    for place, row in enumerate(rows):
-        labelled = set(examples[row].labelled_ids)
-        good = {*examples[row].labelled, *examples[row].positives}
-        seen: set[str] = set()
-        for number, column in enumerate(columns):
-            if column.owner == place and column.attracts:
-                positive[place, number] = True
-            elif column.text in good or column.passage_id in labelled or column.text in seen:
-                ignore[place, number] = True
-            else:
-                seen.add(column.text)
+    visited = [examples[row] for row in rows]
+    columns = _Columns()
+    drawn = [
+        columns.add(place, example, visit, random.Random(f"{seed}-{epoch}-{row}"), epoch)
+        for place, (row, example) in enumerate(zip(rows, visited, strict=True))
+    ]
     return Batch(
-        queries=[examples[row].query for row in rows],
-        documents=[column.text for column in columns],
-        owner=[column.owner for column in columns],
-        positive=positive,
-        ignore=ignore,
+        queries=[example.query for example in visited],
+        documents=list(columns.numbers),
+        owner=columns.owner,
+        rows=[columns.with_known(row, example) for row, example in zip(drawn, visited, strict=True)],
     )
 
 
-def _columns(example: Example, place: int, seed: int, epoch: int, row: int) -> list[_Column]:
-    columns = []
-    if example.labelled:
-        drawn = draw(len(example.labelled), seed, epoch, row)
-        columns.append(_Column(place, example.labelled[drawn], example.labelled_ids[drawn], True))
-    columns += [_Column(place, text, None, True) for text in example.positives if text not in example.labelled]
-    columns += [_Column(place, text, None, False) for text in example.negatives]
-    return columns
+class _Columns:
+    """The documents of a batch in the making."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}  # text -> column
+        self.owner: list[int] = []
+        self._by_id: dict[str, int] = {}
+
+    def add(self, place: int, example: Example, visit: Visit, chance: random.Random, epoch: int) -> Row:
+        """Bring in one row's documents. Draws depend on (seed, epoch, row) alone, never on the batch."""
+        labelled = synthetic = repelled = ()  # type: tuple[int, ...]
+        if visit.contrast:
+            if example.labelled:
+                labelled = self._of_corpus(
+                    place, example.labelled, example.labelled_ids, [chance.randrange(len(example.labelled))]
+                )
+            synthetic = self._written(place, (text for text in example.positives if text not in example.labelled))
+            taken = chance.sample(range(len(example.mined)), min(visit.hard_negatives, len(example.mined)))
+            repelled = self._written(place, example.negatives)
+            repelled += self._of_corpus(place, example.mined, example.mined_ids, taken)
+            repelled = tuple(column for column in repelled if column not in labelled + synthetic)
+        listed, order, graded = self._candidates(place, example, visit, chance, epoch)
+        return Row(labelled, synthetic, repelled, order, graded, listed)
+
+    def _candidates(
+        self, place: int, example: Example, visit: Visit, chance: random.Random, epoch: int
+    ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[int, float], ...]]:
+        if visit.candidates == "list" and example.grades:
+            drawn = _draw_graded(example.grades, visit.list_size, chance)
+            graded: dict[int, float] = {}
+            for number in drawn:
+                (column,) = self._of_corpus(place, example.candidates, example.candidate_ids, [number])
+                graded.setdefault(column, example.grades[number])  # near-duplicates are one column
+            return tuple(graded), (), tuple(graded.items())
+        if visit.candidates == "order" and example.orders:
+            # Every order once before any twice.
+            turn = chance_order(len(example.orders), example.query_id)[epoch % len(example.orders)]
+            listed = self._of_corpus(place, example.candidates, example.candidate_ids, example.orders[turn])
+            return listed, listed[: visit.depth], ()
+        return (), (), ()
+
+    def _written(self, place: int, texts: Iterable[str]) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(self._column(place, text) for text in texts))
+
+    def _of_corpus(
+        self, place: int, texts: Sequence[str], ids: Sequence[str], chosen: Sequence[int]
+    ) -> tuple[int, ...]:
+        for number in chosen:
+            # Near-duplicates share an id: the first that comes in stands for all.
+            if ids[number] not in self._by_id:
+                self._by_id[ids[number]] = self._column(place, texts[number])
+        return tuple(dict.fromkeys(self._by_id[ids[number]] for number in chosen))
+
+    def _column(self, place: int, text: str) -> int:
+        if text not in self.numbers:
+            self.numbers[text] = len(self.numbers)
+            self.owner.append(place)
+        return self.numbers[text]
+
+    def with_known(self, row: Row, example: Example) -> Row:
+        by_id = (self._by_id.get(i) for i in (*example.labelled_ids, *example.candidate_ids))
+        by_text = (self.numbers.get(text) for text in (*example.labelled, *example.positives))
+        known = {column for column in (*by_id, *by_text) if column is not None}
+        return Row(row.labelled, row.synthetic, row.repelled, row.order, row.graded, row.listed, tuple(sorted(known)))
+
+
+def chance_order(count: int, seed: str) -> list[int]:
+    """Numbers below `count` in an order drawn from the seed."""
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+    return order
+
+
+def _draw_graded(grades: Sequence[float], size: int | None, chance: random.Random) -> list[int]:
+    if size is None or size >= len(grades):
+        return list(range(len(grades)))
+    best = max(range(len(grades)), key=grades.__getitem__)
+    return [best, *chance.sample([number for number in range(len(grades)) if number != best], size - 1)]
+
+
+def _marks(shape: tuple[int, int], columns: Iterable[Sequence[int]]) -> Tensor:
+    marks = torch.zeros(shape, dtype=torch.bool)
+    for place, chosen in enumerate(columns):
+        marks[place, list(chosen)] = True
+    return marks

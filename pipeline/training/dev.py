@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import ir_measures
 import numpy as np
-import torch
 
 from pipeline.encoder.model import PASSAGE, QUERY
-from pipeline.training.step import BiEncoder
+from pipeline.stage import StageContext
+from pipeline.training.bi_encoder import BiEncoder
+from pipeline.training.join import passage_texts, relevant_passages, split_queries
 
 _DEPTH = 10
 
@@ -25,6 +26,22 @@ class DevSet:
     passages: Mapping[str, str]
 
 
+def dev_set(ctx: StageContext, size: int) -> DevSet | None:
+    """The judged dev queries and `size` passages of the corpus; None without judged dev queries."""
+    rows = split_queries(ctx, "dev")
+    judgments = relevant_passages(ctx, rows["query_id"].combine_chunks())
+    texts = zip(rows["query_id"].to_pylist(), rows["text"].to_pylist(), strict=True)
+    queries = {query_id: text for query_id, text in texts if query_id in judgments}
+    if not queries:
+        return None
+    judged = {passage_id for grades in judgments.values() for passage_id in grades}
+    corpus = ctx.inputs["corpus"]
+    every_id = corpus.table("passages", columns=["passage_id"])["passage_id"].to_pylist()
+    chosen = choose_passages(judged, every_id, size, ctx.recipe.seed)
+    passages = passage_texts(corpus, chosen)
+    return DevSet(queries, dict(judgments), {i: passages[i] for i in chosen if i in passages})
+
+
 def choose_passages(judged: set[str], every_id: list[str], size: int, seed: int) -> list[str]:
     """The judged passages and a seeded sample of the others, `size` together unless more are judged."""
     others = [passage_id for passage_id in every_id if passage_id not in judged]
@@ -32,14 +49,10 @@ def choose_passages(judged: set[str], every_id: list[str], size: int, seed: int)
     return sorted(judged | set(random.Random(seed).sample(others, room)))
 
 
-@torch.inference_mode()
 def dev_score(model: BiEncoder, dev: DevSet) -> float:
     """Mean nDCG@10 over the dev queries, ranked by exact search in the dev passages."""
-    training = model.training
-    model.eval()
-    queries = model.embed(list(dev.queries.values()), QUERY).cpu()
-    passages = model.embed(list(dev.passages.values()), PASSAGE).cpu()
-    model.train(training)
+    queries = model.vectors(list(dev.queries.values()), QUERY)
+    passages = model.vectors(list(dev.passages.values()), PASSAGE)
     ids = list(dev.passages)
     run = {}
     for query_id, row in zip(dev.queries, (queries @ passages.T).numpy(), strict=True):

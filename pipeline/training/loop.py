@@ -3,67 +3,90 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
+import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import torch
-from ray.train.torch import prepare_model
+import torch.distributed as dist
+from ray.train.torch import get_device
+from sentence_transformers import SentenceTransformer
 
-from pipeline.encoder.model import load_model, save_model
-from pipeline.recipe import DistillSection, EncoderSection
-from pipeline.training.batch import assemble
+from pipeline.encoder.model import load_model, trained_folder
+from pipeline.errors import RayrieverError
+from pipeline.recipe import AlignSection, DistillSection, EncoderSection, TrainingSection
+from pipeline.training import objective, weights
+from pipeline.training.batch import Visit, assemble
 from pipeline.training.dev import DevSet, dev_score
-from pipeline.training.examples import Example
-from pipeline.training.losses import LOSSES
-from pipeline.training.sampler import epoch_batches
-from pipeline.training.step import BiEncoder, batch_loss, freeze_unused
+from pipeline.training.example_store import ExampleStore
+from pipeline.training.sampler import Dataset, Sampler
+from pipeline.training.schedule import factor
+from pipeline.training.step import Group, StepRecipe, StepResult, accumulate_gradient
+from pipeline.workspace import Workspace
 
-MODEL, OPTIMIZER, STATE = "model", "optimizer.pt", "state.json"
+STATE = "state.json"
 SCORE = "dev_ndcg_at_10"
+_KINDS = ("labelled", "synthetic", "repelled")
+
+Curve = list[dict[str, float | None]]
 
 
 @dataclass(frozen=True)
 class TrainingJob:
     """Everything a worker needs; plain data that travels to it."""
 
+    stage: str
+    workspace: str
     encoder: EncoderSection
+    start: tuple[str, str] | None  # stage and key of the model to start from; None for the base model
     distill: DistillSection
+    align: AlignSection | None  # what stage 2 asks for, when this is stage 2
     seed: int
-    examples: list[Example]
+    parts: list[str]  # Parquet parts of the examples
+    datasets: tuple[Dataset, ...]
     dev: DevSet | None
-    progress: Any  # handle of the actor that hears of finished steps
+    listener: Any  # handle of the actor that hears of finished steps
+
+    @property
+    def section(self) -> TrainingSection:
+        return self.align or self.distill
+
+    def visit(self) -> Visit:
+        return objective.align_visit(self.align, self.distill) if self.align else objective.distill_visit(self.distill)
+
+    def step_recipe(self) -> StepRecipe:
+        loss = (
+            objective.align_objective(self.align, self.distill)
+            if self.align
+            else objective.distill_objective(self.distill)
+        )
+        section = self.section
+        return StepRecipe(
+            loss, section.temperature, self.distill.synthetic_weight, section.matryoshka, section.activation_tokens
+        )
 
 
 @dataclass
 class State:
-    """Where training stands. With seeds derived from the step, this and the two state dicts resume it exactly."""
+    """Where training stands. With seeds derived from the step, this and the weights' own state resume it exactly."""
 
     step: int = 0
-    curve: list[dict[str, float | None]] = field(default_factory=list)  # step, mean loss since the last, dev score
+    curve: Curve = field(default_factory=list)  # step, mean loss since the last, dev score
+    metrics: list[dict[str, float]] = field(default_factory=list)  # one row per step
+    best: float = -math.inf
+    evaluations_since_best: int = 0
+    stopped: bool = False
 
 
-def schedule(step: int, steps: int, warmup_ratio: float) -> float:
-    """Factor of the peak learning rate at 0-based `step`: linear up over the warm-up, then linear down to 0."""
-    warmup = max(1, round(steps * warmup_ratio))
-    return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
-
-
-def planned_batches(job: TrainingJob, workers: int) -> list[tuple[int, list[int]]]:
-    """`(epoch, rows)` of every step of the whole training."""
-    return [
-        (epoch, rows)
-        for epoch in range(job.distill.epochs)
-        for rows in epoch_batches(len(job.examples), job.distill.batch_size, workers, job.seed, epoch)
-    ]
-
-
-def evaluation_steps(steps: int, job: TrainingJob) -> set[int]:
+def evaluation_steps(sampler: Sampler, section: TrainingSection) -> set[int]:
     """Step counts after which the encoder is evaluated and saved; the last is always one of them."""
-    evaluations = job.distill.epochs * job.distill.evaluations_per_epoch
-    return {round(steps * number / evaluations) for number in range(1, evaluations + 1)} | {steps}
+    evaluations = section.epochs * section.evaluations_per_epoch
+    return {round(sampler.steps * number / evaluations) for number in range(1, evaluations + 1)} - {0} | {sampler.steps}
 
 
 class Worker:
@@ -71,79 +94,166 @@ class Worker:
 
     def __init__(self, job: TrainingJob) -> None:
         context = ray.train.get_context()
-        self.job, self.rank, self.workers = job, context.get_world_rank(), context.get_world_size()
-        self.batches = planned_batches(job, self.workers)
+        self.job, self.section = job, job.section
+        self.group = Group(context.get_world_rank(), context.get_world_size())
+        self.examples = ExampleStore(Workspace(job.workspace), job.parts)
+        # Of the recipe's workers, not of those that are left: batches stay the same when nodes are lost.
+        self.sampler = Sampler(
+            job.datasets, self.section.batch_size, self.section.epochs, self.section.workers, job.seed
+        )
+        self.recipe, self.visit = job.step_recipe(), job.visit()
+        # Adapters start with random weights: the same on every worker.
+        torch.manual_seed(_folded(job.seed))
+        encoder = self.untrained()
+        _check_widths(job, encoder.get_embedding_dimension())
+        self.model = weights.prepare(encoder, self.section, get_device())
+        self.optimizer = weights.optimizer(self.model, self.section)
         self.state = State()
         checkpoint = ray.train.get_checkpoint()
-        with checkpoint.as_directory() if checkpoint else tempfile.TemporaryDirectory() as folder:
-            saved = Path(folder) if checkpoint else None
-            encoder = load_model(job.encoder, saved / MODEL if saved else None)
-            freeze_unused(encoder)
-            self.module = BiEncoder(encoder, job.distill.tokens_per_batch, autocast=True)
-            self.model = prepare_model(self.module)
-            self.optimizer = torch.optim.AdamW(
-                [p for p in self.module.parameters() if p.requires_grad],
-                lr=job.distill.learning_rate,
-                weight_decay=job.distill.weight_decay,
-            )
-            if saved:
-                self.optimizer.load_state_dict(torch.load(saved / OPTIMIZER, weights_only=True))
-                self.state = State(**json.loads((saved / STATE).read_text()))
+        if checkpoint is not None:
+            with checkpoint.as_directory() as folder:
+                weights.restore(self.model, self.optimizer, Path(folder))
+                self.state = State(**json.loads(Path(folder, STATE).read_text()))
 
-    def train(self) -> list[dict[str, float | None]]:
-        """Run what is left; returns the curve. The first entry (step 0) is the untrained encoder."""
-        evaluations = evaluation_steps(len(self.batches), self.job)
+    def untrained(self) -> SentenceTransformer:
+        return load_model(self.job.encoder, trained_folder(self.job.workspace, self.job.start))
+
+    def train(self) -> State:
+        """Run what is left. The first entry of the curve (step 0) is the encoder that training starts from."""
+        evaluations = evaluation_steps(self.sampler, self.section)
         if not self.state.curve:
             self.state.curve.append({"step": 0, SCORE: self.dev_score()})
-        self.module.train()
         losses: list[float] = []
-        while self.state.step < len(self.batches):
-            losses.append(self.step(*self.batches[self.state.step]))
+        while self.state.step < self.sampler.steps and not self.state.stopped:
+            losses.append(self.step())
             self.state.step += 1
-            if self.rank == 0:
-                self.job.progress.update.remote(self.state.step, len(self.batches))
+            if self.group.rank == 0:
+                self.job.listener.update.remote(self.state.step, self.sampler.steps, self.state.metrics[-1])
             if self.state.step in evaluations:
-                self.checkpoint(sum(losses) / len(losses))
+                self.evaluate(sum(losses) / len(losses))
                 losses.clear()
-        return self.state.curve
+        return self.state
 
-    def step(self, epoch: int, rows: list[int]) -> float:
-        section, step = self.job.distill, self.state.step
+    def step(self) -> float:
+        step, began = self.state.step, time.perf_counter()
         # Dropout must not depend on what ran before, or a resumed run would differ from an uninterrupted one.
-        torch.manual_seed((self.job.seed * 1_000_003 + step) * 1_009 + self.rank)
+        torch.manual_seed(_folded((self.job.seed * 1_000_003 + step) * 1_009 + self.group.rank))
+        rate = self.section.learning_rate * factor(
+            step, self.sampler.steps, self.section.warmup_ratio, self.section.schedule
+        )
         for group in self.optimizer.param_groups:
-            group["lr"] = section.learning_rate * schedule(step, len(self.batches), section.warmup_ratio)
-        batch = assemble(self.job.examples, rows, self.job.seed, epoch)
-        loss = batch_loss(self.model, batch, LOSSES[section.loss], section.temperature, self.rank, self.workers)
+            group["lr"] = rate
+        epoch, rows = self.sampler.batch(step)
+        batch = assemble(self.examples, rows, self.visit, self.job.seed, epoch)
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.module.parameters(), section.max_gradient_norm)
+        result = self._summed(accumulate_gradient(self.model, batch, self.recipe, self.group))
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.section.max_gradient_norm)
+        self._refuse_unless_finite(result.loss, float(_whole(norm)), rows)
         self.optimizer.step()
-        return float(loss.detach())
+        self._remember(result, epoch, rate, float(_whole(norm)), time.perf_counter() - began)
+        return result.loss
+
+    def _refuse_unless_finite(self, loss: float, norm: float, rows: list[int]) -> None:
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        stage, queries = self.job.stage, ", ".join(self.examples[row].query_id for row in rows[:3])
+        raise RayrieverError(
+            f"{stage}: the loss or its gradient is not finite at step {self.state.step + 1} of {self.sampler.steps} "
+            f"(queries {queries}, ...). Lower {stage}.learning_rate"
+            + (f", or set {stage}.dtype to float32." if self.model.autocast else ".")
+        )
+
+    def _summed(self, result: StepResult) -> StepResult:
+        """Of all workers, so that every one of them sees the same and none goes on alone."""
+        if self.group.workers == 1:
+            return result
+        kinds = [value for kind in _KINDS for value in (result.similarity.get(kind, 0.0), result.columns.get(kind, 0))]
+        values = torch.tensor([result.loss, result.tokens, *kinds], dtype=torch.float64, device=self.model.device)
+        dist.all_reduce(values)
+        loss, tokens, *kinds = values.tolist()
+        return StepResult(
+            loss,
+            int(tokens),
+            dict(zip(_KINDS, kinds[::2], strict=True)),
+            {kind: int(count) for kind, count in zip(_KINDS, kinds[1::2], strict=True)},
+        )
+
+    def _remember(self, result: StepResult, epoch: int, rate: float, norm: float, seconds: float) -> None:
+        row = {
+            "step": self.state.step + 1,
+            "epoch": epoch,
+            "loss": result.loss,
+            "learning_rate": rate,
+            "gradient_norm": norm,
+            "tokens_per_second": result.tokens / seconds,
+        }
+        for kind, count in result.columns.items():
+            if count:
+                row[f"cosine_{kind}"] = result.similarity[kind] / count
+        self.state.metrics.append(row)
 
     def dev_score(self) -> float | None:
-        """nDCG@10 on dev, computed by rank 0; None elsewhere and without dev queries."""
-        if self.rank or self.job.dev is None:
+        """nDCG@10 on dev, computed by rank 0 (by all where weights are spread); None elsewhere, or without queries."""
+        if self.job.dev is None or (self.group.rank and not self.model.sharded):
             return None
-        return dev_score(self.module, self.job.dev)
+        return dev_score(self.model, self.job.dev)
 
-    def checkpoint(self, loss: float) -> None:
+    def evaluate(self, loss: float) -> None:
         score = self.dev_score()
         self.state.curve.append({"step": self.state.step, "loss": loss, SCORE: score})
+        self._count_patience(score)
         # Without dev queries the latest counts as best.
         metrics = {SCORE: self.state.step if score is None else score, "step": self.state.step}
-        if self.rank:
-            ray.train.report(metrics)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            save_model(self.module.encoder, Path(folder) / MODEL)
-            torch.save(self.optimizer.state_dict(), Path(folder) / OPTIMIZER)
-            (Path(folder) / STATE).write_text(json.dumps(asdict(self.state)))
-            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        first = self.group.rank == 0
+        with tempfile.TemporaryDirectory() if first else nullcontext() as folder:
+            weights.save(self.model, self.optimizer, self.untrained, Path(folder) if folder else None)
+            if folder is not None:
+                (Path(folder) / STATE).write_text(json.dumps(asdict(self.state)))
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder) if folder else None)
+
+    def _count_patience(self, score: float | None) -> None:
+        """Decide on rank 0, and tell the others, whether more evaluations are worth it."""
+        if self.group.rank == 0 and score is not None:
+            better = score > self.state.best
+            self.state.best = max(score, self.state.best)
+            self.state.evaluations_since_best = 0 if better else self.state.evaluations_since_best + 1
+            self.state.stopped = self.state.evaluations_since_best == self.section.patience
+        if self.group.workers > 1:
+            stopped = torch.tensor(int(self.state.stopped), device=self.model.device)
+            dist.broadcast(stopped, 0)
+            self.state.stopped = bool(stopped)
 
 
-def train_worker(config: dict[str, Any]) -> list[dict[str, float | None]]:
+def _check_widths(job: TrainingJob, dimension: int | None) -> None:
+    wrong = [width for width in job.section.matryoshka if not 1 <= width <= (dimension or width)]
+    if wrong:
+        raise RayrieverError(f"{job.stage}.matryoshka: {wrong[0]} is not from 1 to {dimension}, the encoder's width.")
+
+
+def _folded(seed: int) -> int:
+    """Torch refuses seeds of more than 64 bits."""
+    return seed % 2**63
+
+
+def _whole(norm: Any) -> Any:
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a worker returns: how training went, or why it makes no sense to try again."""
+
+    curve: Curve
+    metrics: list[dict[str, float]]
+    error: str = ""
+
+
+def train_worker(config: dict[str, Any]) -> Outcome:
     """Entry point of a Ray Train worker; `config` holds the TrainingJob under "job"."""
     job: TrainingJob = config["job"]
-    torch.set_num_threads(max(1, int(job.distill.cpus_per_worker)))
-    return Worker(job).train()
+    torch.set_num_threads(max(1, int(job.section.cpus_per_worker)))
+    try:
+        state = Worker(job).train()
+    except RayrieverError as error:
+        return Outcome([], [], str(error))
+    return Outcome(state.curve, state.metrics)

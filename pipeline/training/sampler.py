@@ -1,32 +1,94 @@
-"""Which queries form which batch: finite, seeded, the same for any number of workers."""
+"""Which examples form which batch: finite, seeded, the same for any number of workers."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
 
 
-def epoch_batches(count: int, batch_size: int, workers: int, seed: int, epoch: int) -> list[list[int]]:
-    """Row numbers of an epoch's batches: every one of `count` rows once, in an order drawn from (seed, epoch).
+@dataclass(frozen=True)
+class Dataset:
+    """Rows that may share a batch: a stretch of the training set, and how often an epoch visits each of them."""
 
-    A last batch too small to have in-batch negatives, or a row per worker, joins the one before.
-    With fewer rows than `batch_size` the batch shrinks. Raises ValueError when there are fewer rows than workers.
+    start: int
+    rows: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """The batches of a whole training. A step's batch is found without going through those before it."""
+
+    datasets: tuple[Dataset, ...]
+    batch_size: int
+    epochs: int
+    workers: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        for dataset in self.datasets:
+            if dataset.rows < self.workers:
+                raise ValueError(f"{dataset.rows} training queries for {self.workers} workers: use fewer workers")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return sum(len(self._starts(dataset)) for dataset in self.datasets)
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    def batch(self, step: int) -> tuple[int, list[int]]:
+        """`(epoch, rows)` of a 0-based step. A batch is of one dataset."""
+        epoch, turn = divmod(step, self.steps_per_epoch)
+        number, start, stop = self._plan(epoch)[turn]
+        dataset = self.datasets[number]
+        order = _permutation(dataset.rows, self._visits(dataset), f"{self.seed}-{number}", epoch)
+        return epoch, [dataset.start + int(row) for row in order[start:stop]]
+
+    def _plan(self, epoch: int) -> list[tuple[int, int, int]]:
+        """Dataset and bounds of every batch of an epoch, datasets mixed."""
+        plan = []
+        for number, dataset in enumerate(self.datasets):
+            starts = self._starts(dataset)
+            stops = [*starts[1:], self._visits(dataset)]
+            plan += [(number, start, stop) for start, stop in zip(starts, stops, strict=True)]
+        if len(self.datasets) > 1:
+            random.Random(f"{self.seed}-{epoch}").shuffle(plan)
+        return plan
+
+    def _visits(self, dataset: Dataset) -> int:
+        return max(self.workers, round(dataset.rows * dataset.weight))
+
+    def _starts(self, dataset: Dataset) -> Sequence[int]:
+        """Where a dataset's batches begin among its visits of an epoch. With few rows the batch shrinks.
+
+        A last batch too small to have in-batch negatives, or a row per worker, joins the one before.
+        """
+        visits = self._visits(dataset)
+        starts = range(0, visits, self.batch_size)
+        return starts[:-1] if len(starts) > 1 and visits - starts[-1] < max(2, self.workers) else starts
+
+
+@lru_cache(maxsize=8)
+def _permutation(rows: int, visits: int, seed: str, epoch: int) -> npt.NDArray[np.int64]:
+    """The rows that an epoch visits, in order: whole rounds of all rows, cut where the epoch ends.
+
+    With a weight below 1 the next epoch goes on where this one stopped, so that every row has its turn.
     """
-    if count < workers:
-        raise ValueError(f"{count} training queries for {workers} workers: use fewer workers")
-    order = list(range(count))
-    random.Random(f"{seed}-{epoch}").shuffle(order)
-    batches = [order[start : start + batch_size] for start in range(0, count, batch_size)]
-    if len(batches) > 1 and len(batches[-1]) < max(2, workers):
-        tail = batches.pop()
-        batches[-1] += tail
-    return batches
+    first = epoch * visits
+    rounds = []
+    for number in range(first // rows, (first + visits - 1) // rows + 1):
+        chance = np.random.Generator(np.random.PCG64([*seed.encode(), number]))
+        rounds.append(chance.permutation(rows))
+    return np.concatenate(rounds)[first % rows :][:visits]
 
 
 def worker_slice(rows: int, rank: int, workers: int) -> slice:
     """The contiguous rows of a batch that belong to one worker; sizes differ by one at most."""
     return slice(rows * rank // workers, rows * (rank + 1) // workers)
-
-
-def draw(choices: int, seed: int, epoch: int, row: int) -> int:
-    """Number of the labelled positive that a visit of a query uses."""
-    return random.Random(f"{seed}-{epoch}-{row}").randrange(choices)

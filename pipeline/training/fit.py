@@ -1,0 +1,203 @@
+"""Run a training on Ray Train from a stage: workers, progress, failures, and what is kept at the end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from pipeline.errors import RayrieverError
+from pipeline.progress import Progress
+from pipeline.ray_session import ensure_ray, explained_ray_errors, require_resources
+from pipeline.recipe import TrainingSection
+from pipeline.stage import StageContext
+from pipeline.training.dev import DevSet
+from pipeline.training.loop import SCORE, STATE, Outcome, TrainingJob, train_worker
+from pipeline.training.sampler import Dataset
+from pipeline.training.tracking import Tracker
+from pipeline.training.weights import MODEL
+
+CURVE = pa.schema([("step", pa.int64()), ("loss", pa.float64()), (SCORE, pa.float64())])
+_FIGURES = ("loss", "learning_rate", "gradient_norm", "tokens_per_second")
+_COSINES = ("cosine_labelled", "cosine_synthetic", "cosine_repelled")
+METRICS = pa.schema(
+    [("step", pa.int64()), ("epoch", pa.int64()), *((name, pa.float64()) for name in (*_FIGURES, *_COSINES))]
+)
+
+# A worker's death restarts training from the last checkpoint; more deaths than this are no accident.
+_MAX_FAILURES = 3
+
+_RECORD = "checkpoint_manager_snapshot.json"
+
+
+def fit(
+    ctx: StageContext,
+    stage: str,
+    section: TrainingSection,
+    datasets: Sequence[Dataset],
+    dev: DevSet | None,
+    start: tuple[str, str] | None,
+) -> None:
+    """Train on the stage's table `examples`; write tables `curve`, `metrics` and folder `model`, the best on dev."""
+    _check_rows(ctx, stage, section, datasets)
+    ensure_ray(ctx.recipe.ray)
+    names = (f"{stage}.workers", f"{stage}.cpus_per_worker", f"{stage}.use_gpu")
+    fewest = min(section.min_workers or section.workers, section.workers)
+    require_resources(names, fewest, section.cpus_per_worker, float(section.use_gpu))
+    _drop_torn_record(ctx)
+    seed = ctx.recipe.seed if section.seed is None else section.seed
+    run = f"{stage}-{ctx.out.key[:8]}"
+    values = {"stage": stage, "seed": seed, **section.result_fields()}
+    tracked = Tracker(ctx.recipe.tracking, ctx.workspace, run, values, ctx.progress.message)
+    with tracked as tracker, _heard_steps(ctx.progress, tracker) as listener:
+        job = TrainingJob(
+            stage=stage,
+            workspace=ctx.workspace.uri,
+            encoder=ctx.recipe.encoder,
+            start=start,
+            distill=ctx.recipe.distill,
+            align=ctx.recipe.align if stage == "align" else None,
+            seed=seed,
+            parts=ctx.out.parts("examples"),
+            datasets=tuple(datasets),
+            dev=dev,
+            listener=listener,
+        )
+        result = _train(ctx, stage, section, job)
+    _keep_best(ctx, stage, result)
+
+
+def _check_rows(ctx: StageContext, stage: str, section: TrainingSection, datasets: Sequence[Dataset]) -> None:
+    for dataset in datasets:
+        if dataset.rows < section.workers:
+            raise RayrieverError(
+                f"{stage}: {dataset.rows} training queries for {section.workers} workers, which share every batch. "
+                f"Lower {stage}.workers, or give more queries."
+            )
+        if dataset.rows < section.batch_size:
+            ctx.progress.message(
+                f"{dataset.rows} queries are fewer than batch_size {section.batch_size}: batches shrink"
+            )
+
+
+def _drop_torn_record(ctx: StageContext) -> None:
+    """Start anew where Ray Train's list of checkpoints was cut by a kill: it is written in place, and never mended."""
+    content = ctx.workspace.read_bytes(ctx.workspace.path("training", ctx.out.key, _RECORD))
+    try:
+        json.loads(b"{}" if content is None else content)
+    except ValueError:
+        ctx.progress.message("the list of checkpoints is torn: training starts anew")
+        ctx.workspace.delete_folder("training", ctx.out.key)
+
+
+def _train(ctx: StageContext, stage: str, section: TrainingSection, job: TrainingJob) -> Any:
+    resources = {"CPU": section.cpus_per_worker} | ({"GPU": 1} if section.use_gpu else {})
+    elastic = section.min_workers is not None and section.min_workers < section.workers
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(
+            num_workers=(section.min_workers, section.workers) if elastic else section.workers,
+            use_gpu=section.use_gpu,
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            # Ray Train resumes what it finds under a name: the key keeps other configurations apart.
+            name=ctx.out.key,
+            storage_path=ctx.workspace.path("training"),
+            storage_filesystem=ctx.workspace.filesystem,
+            failure_config=FailureConfig(max_failures=_MAX_FAILURES),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="max"
+            ),
+        ),
+    )
+    advice = (
+        "The same command goes on from the last checkpoint; "
+        f"a worker killed for memory needs a smaller {stage}.tokens_per_batch."
+    )
+    with explained_ray_errors(f"{stage}: training", advice):
+        try:
+            return trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise _first_cause(stage, error, advice) from error
+
+
+def _first_cause(stage: str, error: Any, advice: str) -> BaseException:
+    """The first worker's own message, without Ray's tracebacks."""
+    first = next(iter(getattr(error, "worker_failures", {}).values()), error)
+    cause = getattr(first, "cause", None) or first
+    if isinstance(cause, (RayrieverError, OSError)):
+        return cause
+    return RayrieverError(f"{stage}: training failed: {type(cause).__name__}: {str(cause)[:500]}. {advice}")
+
+
+def _keep_best(ctx: StageContext, stage: str, result: Any) -> None:
+    outcome: Outcome = result.return_value
+    if outcome.error:
+        # Nothing to resume: the same weights would fail at the same step.
+        ctx.workspace.delete_folder("training", ctx.out.key)
+        raise RayrieverError(outcome.error)
+    ctx.out.table("curve", pa.Table.from_pylist(outcome.curve, schema=CURVE), CURVE)
+    ctx.out.table("metrics", pa.Table.from_pylist(outcome.metrics, schema=METRICS), METRICS)
+    for point in outcome.curve:
+        if point[SCORE] is not None:
+            ctx.progress.message(f"step {point['step']}: dev nDCG@10 {point[SCORE]:.4f}")
+    best = result.get_best_checkpoint(SCORE, "max")
+    with best.as_directory() as folder, ctx.out.directory("model") as target:
+        shutil.copytree(f"{folder}/{MODEL}", target, dirs_exist_ok=True)
+        ctx.out.outcomes["chosen_step"] = json.loads(Path(folder, STATE).read_text())["step"]
+    ctx.out.outcomes["steps"] = int(outcome.curve[-1]["step"] or 0)
+    ctx.out.after_commit(lambda: ctx.workspace.delete_folder("training", ctx.out.key))
+
+
+class _Steps:
+    """Ray actor that remembers how far training is; rank 0 tells it, the driver asks."""
+
+    def __init__(self) -> None:
+        self.done, self.total = 0, 0
+        self.rows: list[dict[str, float]] = []
+
+    def update(self, done: int, total: int, row: dict[str, float]) -> None:
+        self.done, self.total = done, total
+        self.rows.append(row)
+
+    def read(self) -> tuple[int, int, list[dict[str, float]]]:
+        """Position and the rows since the last call."""
+        rows, self.rows = self.rows, []
+        return self.done, self.total, rows
+
+
+@contextmanager
+def _heard_steps(progress: Progress, tracker: Tracker) -> Iterator[Any]:
+    """Pass steps on while the driver waits for training to end."""
+    actor = ray.remote(num_cpus=0)(_Steps).remote()
+    finished = threading.Event()
+
+    def listen() -> None:
+        last = False
+        while not last:
+            last = finished.wait(1.0)
+            done, total, rows = ray.get(actor.read.remote())
+            for row in rows:
+                tracker.write(row)
+            if rows:
+                progress.update("training steps", done, total)
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    try:
+        yield actor
+    finally:
+        finished.set()
+        thread.join()
+        ray.kill(actor)

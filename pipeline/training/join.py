@@ -1,0 +1,243 @@
+"""Join queries, judgments, passages, synthetic documents, mined and preferred passages into training examples."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.records import QUERY, full_text
+from pipeline.stage import StageContext
+from pipeline.training.examples import Example, to_table
+from pipeline.training.keyed_rows import KeyedRows
+from pipeline.workspace import Artifact
+
+# Queries joined at once: bounds the memory for texts, whatever the size of the training set.
+QUERIES_AT_ONCE = 4096
+
+
+def split_queries(ctx: StageContext, split: str, columns: Sequence[str] = ("query_id", "text")) -> pa.Table:
+    """Columns of records.QUERY of one split, by query id; no other split is in memory."""
+    batches = ctx.inputs["queries"].batches("queries", [*columns, "split"])
+    chosen = [batch.filter(pc.equal(batch["split"], split)).select(columns) for batch in batches]
+    return pa.concat_tables(chosen or [QUERY.empty_table().select(columns)]).sort_by("query_id")
+
+
+def relevant_passages(ctx: StageContext, query_ids: pa.Array) -> dict[str, dict[str, int]]:
+    """Query id -> relevant passage id -> grade, of the given queries."""
+    found: dict[str, dict[str, int]] = defaultdict(dict)
+    for batch in ctx.inputs["queries"].batches("judgments"):
+        chosen = pc.and_(pc.is_in(batch["query_id"], query_ids), pc.greater(batch["grade"], 0))
+        for row in batch.filter(chosen).to_pylist():
+            found[row["query_id"]][row["passage_id"]] = row["grade"]
+    return found
+
+
+def passage_texts(corpus: Artifact, wanted: Iterable[str]) -> dict[str, str]:
+    """What the encoder reads of the wanted passages; one part of the corpus in memory at a time."""
+    ids = pa.array(sorted(set(wanted)), pa.string())
+    texts = {}
+    if len(ids):
+        columns = ["passage_id", "title", "text"]
+        for batch in corpus.batches("passages", columns):
+            chosen = batch.filter(pc.is_in(batch["passage_id"], ids))
+            texts.update({row["passage_id"]: full_text(row["title"], row["text"]) for row in chosen.to_pylist()})
+    return texts
+
+
+def representatives(corpus: Artifact) -> dict[str, str]:
+    """Passage id -> first of its near-duplicates; others stand for themselves."""
+    rows = corpus.table("duplicates")
+    return dict(zip(rows["passage_id"].to_pylist(), rows["duplicate_of"].to_pylist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The finished stages and choices that examples are made from; those that are None bring nothing in."""
+
+    ctx: StageContext
+    synthetic: Sequence[str]  # kinds of LLM-written documents that enter
+    align: bool  # also the candidates that preferences and grades speak of
+    graded: bool  # stage 2 needs every candidate's grade, not orders
+    pairs: bool  # orders are the pairs that were compared, not the aggregated ones
+
+    def examples(self) -> Iterator[list[Example]]:
+        """Blocks of examples in order of query id; a query may have nothing that attracts."""
+        queries = split_queries(self.ctx, "train", ("query_id",))["query_id"]
+        same, lookups = representatives(self.ctx.inputs["corpus"]), _Lookups(self.ctx.inputs)
+        for start in range(0, len(queries), QUERIES_AT_ONCE):
+            ids = queries.slice(start, QUERIES_AT_ONCE).to_pylist()
+            yield [represented(example, same) for example in self._block(ids, lookups, same)]
+
+    def _block(self, ids: Sequence[str], lookups: _Lookups, same: Mapping[str, str]) -> list[Example]:
+        queries = lookups.by_query("queries", "queries", ids)
+        judgments = lookups.by_query("queries", "judgments", ids)
+        labels = {i: {row["passage_id"] for row in rows if row["grade"] > 0} for i, rows in judgments.items()}
+        synthesis = lookups.by_query("synthesis", "synthesis", ids) if self.synthetic else {}
+        mined = lookups.by_query("mine", "negatives", ids)
+        taught = lookups.by_query("teach", "taught", ids) if not self.align else {}
+        lists = {query_id: row for query_id, rows in taught.items() for row in rows if row["kind"] == "query"}
+        orders = lookups.by_query("preferences", "orders", ids) if self.align else {}
+        pairs = lookups.by_query("preferences", "preferences", ids) if self.align and self.pairs else {}
+        wanted = {passage for labelled in labels.values() for passage in labelled}
+        wanted |= {row["passage_id"] for rows in mined.values() for row in rows}
+        wanted |= {passage for rows in orders.values() for row in rows for passage in row["passage_ids"]}
+        wanted |= {passage for row in lists.values() for passage in row["passage_ids"]}
+        texts = lookups.texts(wanted)
+        examples = []
+        for query_id in ids:
+            query = queries[query_id][0]["text"]
+            example = labelled_example(query_id, query, sorted(labels.get(query_id, ())), texts, same)
+            example = with_synthesis(example, synthesis.get(query_id, []), self.synthetic)
+            example = with_mined(example, [row["passage_id"] for row in mined.get(query_id, [])], texts, same)
+            if query_id in lists:
+                example = with_list(example, lists[query_id], texts)
+            if query_id in orders:
+                chosen = [(row["better_id"], row["worse_id"]) for row in pairs.get(query_id, [])]
+                example = with_preferences(
+                    example, orders[query_id][0], chosen if self.pairs else None, texts, self.graded
+                )
+            examples.append(example)
+        return examples
+
+    def sentences(self) -> Iterator[list[Example]]:
+        """Blocks of examples whose query is an LLM-written sentence: a teacher's list and nothing else."""
+        same, lookups = representatives(self.ctx.inputs["corpus"]), _Lookups(self.ctx.inputs)
+        for batch in self.ctx.inputs["teach"].batches("taught") if "teach" in self.ctx.inputs else ():
+            written = batch.filter(pc.not_equal(batch["kind"], "query"))
+            for start in range(0, written.num_rows, QUERIES_AT_ONCE):
+                rows = written.slice(start, QUERIES_AT_ONCE).to_pylist()
+                wanted = {passage for row in rows for passage in row["passage_ids"]}
+                texts = lookups.texts(wanted)
+                listed = (with_list(Example(row["query_id"], row["text"]), row, texts) for row in rows)
+                yield [represented(example, same) for example in listed]
+
+
+class _Lookups:
+    """The tables of a join, each copied once when it is first asked for."""
+
+    def __init__(self, inputs: Mapping[str, Artifact]) -> None:
+        self._inputs = inputs
+        self._opened: dict[str, KeyedRows] = {}
+
+    def by_query(self, stage: str, table: str, ids: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+        """Query id -> rows; nothing where the recipe has no such stage."""
+        return self._open(stage, table, "query_id").of(ids) if stage in self._inputs else {}
+
+    def texts(self, passage_ids: Iterable[str]) -> dict[str, str]:
+        """What the encoder reads of the passages; those that are not in the corpus are absent."""
+        found = self._open("corpus", "passages", "passage_id", ("passage_id", "title", "text")).of(passage_ids)
+        return {passage_id: full_text(row["title"], row["text"]) for passage_id, (row, *_) in found.items()}
+
+    def _open(self, stage: str, table: str, key: str, columns: Sequence[str] | None = None) -> KeyedRows:
+        if table not in self._opened:
+            self._opened[table] = KeyedRows(self._inputs[stage], table, key, columns)
+        return self._opened[table]
+
+
+def labelled_example(
+    query_id: str, query: str, passage_ids: Sequence[str], texts: Mapping[str, str], same: Mapping[str, str]
+) -> Example:
+    """A passage without text (nothing to read) cannot attract."""
+    present = [passage_id for passage_id in passage_ids if texts.get(passage_id)]
+    return Example(
+        query_id,
+        query,
+        labelled_ids=tuple(same.get(passage_id, passage_id) for passage_id in present),
+        labelled=tuple(texts[passage_id] for passage_id in present),
+    )
+
+
+def with_synthesis(example: Example, rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> Example:
+    """Add LLM-written documents; a relabelled p+ repels (Kim & Baek 2025, section 2.2)."""
+    attract: list[str] = []
+    repel: list[str] = []
+    for row in rows:
+        if "decomposition" in kinds:
+            attract.append(row["decomposition"])
+        if "negative" in kinds:
+            repel.append(row["negative"])
+        if "positive" in kinds and row["outcome"] != "dropped":
+            (attract if row["outcome"] == "kept" else repel).append(row["positive"])
+    positives = tuple(text for text in attract if text)
+    return replace(example, positives=positives, negatives=tuple(t for t in repel if t and t not in positives))
+
+
+def with_mined(
+    example: Example, passage_ids: Sequence[str], texts: Mapping[str, str], same: Mapping[str, str]
+) -> Example:
+    ids = [i for i in passage_ids if same.get(i, i) not in example.labelled_ids and texts.get(i)]
+    return replace(example, mined_ids=tuple(ids), mined=tuple(texts[i] for i in ids))
+
+
+def with_list(example: Example, row: Mapping[str, Any], texts: Mapping[str, str]) -> Example:
+    """Add a teacher's list: candidates and their scores."""
+    known = [(i, s) for i, s in zip(row["passage_ids"], row["scores"], strict=True) if texts.get(i)]
+    first = {texts[i]: i for i, _ in reversed(known)}
+    listed = [(i, score) for i, score in known if first[texts[i]] == i]
+    return replace(
+        example,
+        candidate_ids=tuple(i for i, _ in listed),
+        candidates=tuple(texts[i] for i, _ in listed),
+        grades=tuple(score for _, score in listed) if len(listed) > 1 else (),
+    )
+
+
+def with_preferences(
+    example: Example,
+    order: Mapping[str, Any],
+    pairs: Sequence[tuple[str, str]] | None,
+    texts: Mapping[str, str],
+    graded: bool,
+) -> Example:
+    """Add what the LLM compared: grades of all candidates, or orders among them (`pairs`, or the aggregated one)."""
+    # Of passages with the same text the first stands for all: they cannot be told apart.
+    first = {texts[i]: i for i in reversed(order["passage_ids"]) if texts.get(i)}
+    graded_ids = zip(order["passage_ids"], order["grades"], strict=True)
+    known = [(i, grade) for i, grade in graded_ids if texts.get(i) and first[texts[i]] == i]
+    place = {passage_id: number for number, (passage_id, _) in enumerate(known)}
+    whole = [tuple(range(len(known)))] if len(known) > 1 else []
+    compared = [(place[a], place[b]) for a, b in pairs or () if a in place and b in place]
+    return replace(
+        example,
+        candidate_ids=tuple(place),
+        candidates=tuple(texts[passage_id] for passage_id in place),
+        grades=tuple(float(grade) for _, grade in known) if graded and len(known) > 1 else (),
+        orders=() if graded else tuple(whole if pairs is None else compared),
+    )
+
+
+def represented(example: Example, same: Mapping[str, str]) -> Example:
+    """Passages go by the first of their near-duplicates, as labels do: that is how a batch knows them again."""
+    return replace(
+        example,
+        mined_ids=tuple(same.get(i, i) for i in example.mined_ids),
+        candidate_ids=tuple(same.get(i, i) for i in example.candidate_ids),
+    )
+
+
+def count(examples: Iterable[Example], outcomes: Counter[str]) -> None:
+    """Add up what examples hold."""
+    for example in examples:
+        outcomes["examples"] += 1
+        outcomes["examples_with_label"] += bool(example.labelled)
+        outcomes["examples_with_synthetic_positive"] += bool(example.positives)
+        outcomes["examples_with_synthetic_negative"] += bool(example.negatives)
+        outcomes["examples_with_mined_negative"] += bool(example.mined)
+        outcomes["examples_with_list"] += bool(example.orders or example.grades)
+
+
+def as_tables(
+    blocks: Iterable[list[Example]], usable: Any, outcomes: Counter[str], excluded: str
+) -> Iterator[pa.Table]:
+    """Tables of the usable examples; the others are counted under `excluded`."""
+    for block in blocks:
+        kept = [example for example in block if usable(example)]
+        outcomes[excluded] += len(block) - len(kept)
+        count(kept, outcomes)
+        if kept:
+            yield to_table(kept)

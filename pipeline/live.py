@@ -1,4 +1,4 @@
-"""Ask finished indexes a question: the base encoder and the tuned one side by side."""
+"""Ask finished indexes a question: the base encoder and every trained one side by side."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import RayrieverError
+from pipeline.evaluation.encoders import dense_systems
+from pipeline.mining.search import search_index
 from pipeline.recipe import Recipe
 from pipeline.workspace import Artifact
 
-_SYSTEMS = {"base": "index_base", "tuned": "index_tuned"}
+_NEEDED = ("corpus", "index_base", "distill", "index_tuned")
 
 
 @dataclass(frozen=True)
@@ -28,22 +30,17 @@ class FoundPassage:
 def search(
     recipe: Recipe, finished: Mapping[str, Artifact], queries: Sequence[str], top_k: int
 ) -> dict[str, list[list[FoundPassage]]]:
-    """System name -> hits of each query. Raises RayrieverError when a stage that is needed has not run."""
-    from pipeline.encoder.encode import Encoder
-    from pipeline.encoder.model import load_model
-    from pipeline.index.search import ShardedIndex
-    from pipeline.ray_session import ensure_ray
+    """Encoder name -> hits of each query, for every encoder that is finished.
 
-    missing = [name for name in ("corpus", "distill", *_SYSTEMS.values()) if name not in finished]
+    Raises RayrieverError when a stage has not run that the base or the tuned encoder needs.
+    """
+    missing = [name for name in _NEEDED if name not in finished]
     if missing:
         raise RayrieverError(f"search: not finished yet: {', '.join(missing)}. First: rayriever run RECIPE.")
-    ensure_ray(recipe.ray)
-    section, found = recipe.encoder, {}
-    for system, stage in _SYSTEMS.items():
-        model = finished["distill"].directory("model") if system == "tuned" else None
-        encoder = Encoder(load_model(section, model), section.dtype, section.tokens_per_batch)
-        with ShardedIndex(finished[stage]) as index:
-            found[system] = index.search(encoder.encode_queries(queries), top_k)
+    found = {
+        each.name: search_index(recipe, finished[each.index], each.model(finished), queries, top_k)
+        for each in dense_systems(finished)
+    }
     wanted = {hit.passage_id for rankings in found.values() for hits in rankings for hit in hits}
     passages = _passages(finished["corpus"], wanted)
     return {

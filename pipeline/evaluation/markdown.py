@@ -26,8 +26,8 @@ def render(report: Report) -> str:
         _origins(report.origins),
         _llm(report),
         _training(report),
-        _changes("Biggest gains", report.gains),
-        _changes("Biggest losses", report.losses),
+        _changes("Biggest gains", report.changes.encoder, report.changes.gains),
+        _changes("Biggest losses", report.changes.encoder, report.changes.losses),
         _stages(report),
         _section("Versions", _table(["Package", "Version"], sorted(report.versions.items()))),
     ]
@@ -36,8 +36,7 @@ def render(report: Report) -> str:
 
 def summary(report: Report) -> list[str]:
     """What a run comes to, in a few plain lines for a terminal."""
-    compared = (("dev", report.dev), ("test", report.test))
-    lines = [f"nDCG@10 on {split}, tuned - base: {_difference(c)}" for split, c in compared if c is not None]
+    lines = [f"nDCG@10 on {split}, {which}: {_difference(each)}" for which, split, each in _compared(report)]
     if caution := _caution(report):
         lines.append(caution.replace("**", ""))
     lines.append(f"Verdict: {report.gate.verdict}. {report.gate.reason}")
@@ -85,17 +84,26 @@ def _caution(report: Report) -> str:
 
 
 def _verdict(report: Report) -> str:
-    differences = [
-        f"- {split}: {_difference(comparison)}"
-        for split, comparison in (("dev", report.dev), ("test", report.test))
+    differences = [f"- {which}, {split}: {_difference(each)}" for which, split, each in _compared(report)]
+    return _section(
+        "Encoders compared",
+        f"**Verdict: {report.gate.verdict}.** {escape(report.gate.reason)}",
+        "Differences in nDCG@10:" if differences else "",
+        "\n".join(differences),
+        "Each p-value is for its own line: of several lines, one is more easily small by chance."
+        if len(report.contrasts) > 1
+        else "",
+    )
+
+
+def _compared(report: Report) -> list[tuple[str, str, Comparison]]:
+    """What is subtracted from what, the split, and the outcome, where there is one."""
+    return [
+        (f"{each.encoder} - {each.baseline}", split, comparison)
+        for each in report.contrasts
+        for split, comparison in (("dev", each.dev), ("test", each.test))
         if comparison is not None
     ]
-    return _section(
-        "Tuned against base",
-        f"**Verdict: {report.gate.verdict}.** {escape(report.gate.reason)}",
-        "Difference in nDCG@10, tuned - base:" if differences else "",
-        "\n".join(differences),
-    )
 
 
 def _difference(comparison: Comparison) -> str:
@@ -130,21 +138,28 @@ def _spent(report: Report) -> str:
 
 
 def _training(report: Report) -> str:
-    training = report.training
-    if training is None:
+    if not report.trainings:
         return _section("Training", "No training in this run.")
-    chosen = "" if training.chosen_step is None else f"; the weights of step {training.chosen_step:,} were kept"
-    rows = [(f"{each.step:,}", f"{each.ndcg_at_10:.3f}") for each in training.dev_curve]
+    outcomes = []
+    for each in report.trainings:
+        kept = "" if each.chosen_step is None else f"; the weights of step {each.chosen_step:,} were kept"
+        outcomes.append(f"- {each.encoder}: {_count(each.steps, 'step')}{kept}.")
+    rows = [
+        (each.encoder, f"{point.step:,}", f"{point.ndcg_at_10:.3f}")
+        for each in report.trainings
+        for point in each.dev_curve
+    ]
+    header = ["Encoder", "step", "nDCG@10 on dev, sampled passages"]
+    return _section("Training", "\n".join(outcomes), _table(header, rows) if rows else "")
+
+
+def _changes(title: str, encoder: str, changes: Sequence[QueryChange]) -> str:
+    rows = [(_shortened(each.text), f"{each.base:.3f}", f"{each.trained:.3f}") for each in changes]
     return _section(
-        "Training",
-        f"{_count(training.steps, 'step')}{chosen}.",
-        _table(["Step", "nDCG@10 on dev, sampled passages"], rows) if rows else "",
+        title,
+        f"Test queries, {encoder} against base.",
+        _table(["Query", "base nDCG@10", f"{encoder} nDCG@10"], rows) if rows else "None.",
     )
-
-
-def _changes(title: str, changes: Sequence[QueryChange]) -> str:
-    rows = [(_shortened(each.text), f"{each.base:.3f}", f"{each.tuned:.3f}") for each in changes]
-    return _section(title, _table(["Query", "base nDCG@10", "tuned nDCG@10"], rows) if rows else "None.")
 
 
 def _shortened(text: str) -> str:

@@ -72,11 +72,11 @@ def judgments_of(judgments: pa.Table, query_ids: Iterable[str]) -> pa.Table:
     return judgments.filter(pc.is_in(judgments["query_id"], value_set=wanted))
 
 
-def paired_ndcg(base: Scores, tuned: Scores) -> tuple[list[float], list[float]]:
+def paired_ndcg(baseline: Scores, system: Scores) -> tuple[list[float], list[float]]:
     """Per-query nDCG@10 of both, in the same order; raises ValueError when their queries differ."""
-    if base.per_query["query_id"].to_pylist() != tuned.per_query["query_id"].to_pylist():
-        raise ValueError(f"{base.system} and {tuned.system} were not measured on the same queries.")
-    return base.per_query["ndcg_at_10"].to_pylist(), tuned.per_query["ndcg_at_10"].to_pylist()
+    if baseline.per_query["query_id"].to_pylist() != system.per_query["query_id"].to_pylist():
+        raise ValueError(f"{baseline.system} and {system.system} were not measured on the same queries.")
+    return baseline.per_query["ndcg_at_10"].to_pylist(), system.per_query["ndcg_at_10"].to_pylist()
 
 
 def _grades(judgments: pa.Table) -> dict[str, dict[str, int]]:

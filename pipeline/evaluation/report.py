@@ -63,8 +63,9 @@ class DevScore:
 
 @dataclass(frozen=True)
 class Training:
-    """What training did."""
+    """What one training did."""
 
+    encoder: str  # what came of it: tuned or aligned
     steps: int
     dev_curve: tuple[DevScore, ...]  # over the sampled dev passages, so above the figures over the whole corpus
     chosen_step: int | None = None  # whose weights were kept
@@ -72,12 +73,31 @@ class Training:
 
 @dataclass(frozen=True)
 class QueryChange:
-    """One query's nDCG@10 before and after tuning."""
+    """One query's nDCG@10 with the base encoder and with a trained one."""
 
     query_id: str
     text: str
     base: float
-    tuned: float
+    trained: float
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The queries on which a trained encoder differs most from base, largest difference first."""
+
+    encoder: str
+    gains: tuple[QueryChange, ...]
+    losses: tuple[QueryChange, ...]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The difference encoder - baseline in nDCG@10; None where the split has no judged query."""
+
+    encoder: str
+    baseline: str
+    dev: Comparison | None
+    test: Comparison | None
 
 
 @dataclass(frozen=True)
@@ -92,20 +112,18 @@ class StageCost:
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of a run. `dev` and `test` are tuned - base in nDCG@10, None without judged queries."""
+    """The outcome of a run."""
 
     title: str
     passages: int
     top_k: int  # hits per query and system; below 100, recall@100 sees no more than these
     systems: tuple[SystemFigures, ...]  # in the order in which they are shown
-    dev: Comparison | None
-    test: Comparison | None
+    contrasts: tuple[Contrast, ...]  # every trained encoder with each one before it, base first
     gate: Decision
     origins: tuple[Origin, ...]
     llm: LlmUse
-    training: Training | None
-    gains: tuple[QueryChange, ...]  # largest first, on the test queries
-    losses: tuple[QueryChange, ...]
+    trainings: tuple[Training, ...]  # in the order in which they were done
+    changes: Changes  # on the test queries: of the encoder that ships, else of the one trained last
     stages: tuple[StageCost, ...]
     versions: dict[str, str]
 
@@ -158,16 +176,14 @@ def origins(queries: pa.Table, judgments: pa.Table) -> tuple[Origin, ...]:
     return tuple(Origin(split, dict(sorted(kinds[split].items())), given[split], generated[split]) for split in splits)
 
 
-def changes(
-    base: Scores, tuned: Scores, texts: Mapping[str, str], count: int = 5
-) -> tuple[tuple[QueryChange, ...], tuple[QueryChange, ...]]:
+def changes(base: Scores, trained: Scores, texts: Mapping[str, str], count: int = 5) -> Changes:
     """The `count` largest gains and the `count` largest losses in nDCG@10, equal ones by query id.
 
     `texts` gives the words of each query. Raises ValueError when the queries of the two differ.
     """
-    before, after = paired_ndcg(base, tuned)
+    before, after = paired_ndcg(base, trained)
     query_ids = base.per_query["query_id"].to_pylist()
     rows = [QueryChange(each, texts[each], *pair) for each, *pair in zip(query_ids, before, after, strict=True)]
-    gains = sorted((r for r in rows if r.tuned > r.base), key=lambda r: (r.base - r.tuned, r.query_id))
-    losses = sorted((r for r in rows if r.tuned < r.base), key=lambda r: (r.tuned - r.base, r.query_id))
-    return tuple(gains[:count]), tuple(losses[:count])
+    gains = sorted((r for r in rows if r.trained > r.base), key=lambda r: (r.base - r.trained, r.query_id))
+    losses = sorted((r for r in rows if r.trained < r.base), key=lambda r: (r.trained - r.base, r.query_id))
+    return Changes(trained.system, tuple(gains[:count]), tuple(losses[:count]))

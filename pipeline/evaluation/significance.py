@@ -1,4 +1,4 @@
-"""Is the tuned encoder better than the base one, or is it luck? Paired tests on per-query values."""
+"""Is a system better than its baseline, or is it luck? Paired tests on per-query values."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _VALUES_PER_BATCH = 500_000
 
 @dataclass(frozen=True)
 class Comparison:
-    """The mean difference tuned - base of one metric over the same queries."""
+    """The mean difference system - baseline of one metric over the same queries."""
 
     queries: int
     difference: float
     p_value: float  # two-sided: chance of a mean this far from 0 if the two systems were exchangeable
     low: float  # ends of the 95 % confidence interval of the difference
     high: float
-    better: int  # queries on which tuned is above base
+    better: int  # queries on which the system is above its baseline
     worse: int
 
 
-def compare(base: Sequence[float], tuned: Sequence[float], resamples: int, seed: int) -> Comparison | None:
+def compare(baseline: Sequence[float], system: Sequence[float], resamples: int, seed: int) -> Comparison | None:
     """Compare two systems on `[queries]` values of a metric in [0, 1], in the same order of queries.
 
     The p-value is that of Fisher's randomisation test, which flips signs of differences (Smucker, Allan &
@@ -38,9 +38,9 @@ def compare(base: Sequence[float], tuned: Sequence[float], resamples: int, seed:
 
     Raises ValueError when the lengths differ or a value is not finite.
     """
-    if len(base) != len(tuned):
-        raise ValueError(f"{len(base)} values of base but {len(tuned)} of tuned: not the same queries.")
-    differences = np.asarray(tuned, dtype=np.float64) - np.asarray(base, dtype=np.float64)
+    if len(baseline) != len(system):
+        raise ValueError(f"{len(system)} values but {len(baseline)} of the baseline: not the same queries.")
+    differences = np.asarray(system, dtype=np.float64) - np.asarray(baseline, dtype=np.float64)
     if not np.isfinite(differences).all():
         raise ValueError("metrics must be finite numbers.")
     if len(differences) == 0:

@@ -1,11 +1,9 @@
-"""The evaluate stage: rank every judged query with five systems, compare, decide, report."""
+"""The evaluate stage: rank every judged query with every system, compare, decide, report."""
 
 from __future__ import annotations
 
-import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -13,22 +11,34 @@ import pyarrow.compute as pc
 
 from pipeline import records
 from pipeline.evaluation import fusion, gate, markdown, metrics, report, significance, trec
+from pipeline.evaluation.encoders import BASE, DenseSystem, dense_systems
+from pipeline.evaluation.release import release
 from pipeline.lexical import bm25
 from pipeline.llm.store import totals
-from pipeline.rankings import Hit, Rankings, to_table
+from pipeline.mining.search import search_index
+from pipeline.rankings import Rankings, to_table
 from pipeline.stage import Estimate, StageContext
 from pipeline.workspace import Artifact
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
 
     from pipeline.recipe import Recipe
 
-BM25, BASE, TUNED = "BM25", "base", "tuned"
-BASE_FUSED, TUNED_FUSED = "BM25 + base (RRF)", "BM25 + tuned (RRF)"
-SYSTEMS = (BM25, BASE, BASE_FUSED, TUNED, TUNED_FUSED)
+BM25 = "BM25"
 REPORT = "report"
+_ASKING = ("queries", "synthesis", "preferences")  # stages that ask the LLM
 _VERSIONS = ("rayriever", "ray", "torch", "transformers", "sentence-transformers", "faiss-cpu", "pyarrow")
+
+
+def systems(stages: Container[str]) -> tuple[str, ...]:
+    """Names of the systems that these stages allow to compare, in the order in which they are shown."""
+    dense = [name for each in dense_systems(stages) for name in (each.name, _fused(each))]
+    return (BM25, *dense)
+
+
+def _fused(dense: DenseSystem) -> str:
+    return f"{BM25} + {dense.name} (RRF)"
 
 
 def run(ctx: StageContext) -> None:
@@ -55,27 +65,12 @@ def _rank(ctx: StageContext, judged: pa.Table) -> dict[str, pa.Table]:
     top_k, rrf_k = ctx.recipe.evaluate.top_k, ctx.recipe.evaluate.rrf_k
     lexical = bm25.build(ctx.inputs["corpus"].table("passages"), ctx.recipe.lexical)
     found: dict[str, Rankings] = {BM25: dict(zip(ids, lexical.search(texts, top_k), strict=True))}
-    model = ctx.inputs["distill"].directory("model")
-    found[BASE] = dict(zip(ids, _dense(ctx, ctx.inputs["index_base"], None, texts), strict=True))
-    found[TUNED] = dict(zip(ids, _dense(ctx, ctx.inputs["index_tuned"], model, texts), strict=True))
-    found[BASE_FUSED] = fusion.fuse_all([found[BM25], found[BASE]], rrf_k, top_k)
-    found[TUNED_FUSED] = fusion.fuse_all([found[BM25], found[TUNED]], rrf_k, top_k)
-    return {system: to_table(system, found[system]) for system in SYSTEMS}
-
-
-def _dense(ctx: StageContext, index: Artifact, model: Path | None, texts: list[str]) -> list[list[Hit]]:
-    from pipeline.encoder.encode import Encoder
-    from pipeline.encoder.model import load_model
-    from pipeline.index.search import ShardedIndex
-    from pipeline.ray_session import ensure_ray
-
-    section = ctx.recipe.encoder
-    ensure_ray(ctx.recipe.ray)
-    encoder = Encoder(load_model(section, model), section.dtype, section.tokens_per_batch)
-    with ShardedIndex(index) as shards:
-        found = shards.search(encoder.encode_queries(texts), ctx.recipe.evaluate.top_k) if texts else []
-    ctx.progress.update(f"queries searched, {index.manifest.stage}", len(texts), len(texts))
-    return found
+    for each in dense_systems(ctx.inputs):
+        index, model = ctx.inputs[each.index], each.model(ctx.inputs)
+        hits = search_index(ctx.recipe, index, model, texts, top_k, ctx.progress)
+        found[each.name] = dict(zip(ids, hits, strict=True))
+        found[_fused(each)] = fusion.fuse_all([found[BM25], found[each.name]], rrf_k, top_k)
+    return {system: to_table(system, rankings) for system, rankings in found.items()}
 
 
 def _score(
@@ -83,35 +78,28 @@ def _score(
 ) -> dict[str, metrics.Scores]:
     ids = judged.filter(pc.equal(judged["split"], split))["query_id"].to_pylist()
     of_split = metrics.judgments_of(judgments, ids)
-    return {system: metrics.score(hits[system], of_split, system) for system in SYSTEMS}
+    return {system: metrics.score(table, of_split, system) for system, table in hits.items()}
 
 
 def _report(
     ctx: StageContext, scores: dict[str, dict[str, metrics.Scores]], queries: pa.Table, judgments: pa.Table
 ) -> report.Report:
-    section, seed = ctx.recipe.evaluate, ctx.recipe.seed
-    comparisons = {
-        split: significance.compare(*metrics.paired_ndcg(by[BASE], by[TUNED]), section.resamples, seed)
-        for split, by in scores.items()
-    }
+    dev, test = scores["dev"], scores["test"]
+    _, *trained = dense_systems(ctx.inputs)
+    decision = gate.decide(dev[BASE].means, {each.name: dev[each.name].means for each in trained})
     texts = dict(zip(queries["query_id"].to_pylist(), queries["text"].to_pylist(), strict=True))
-    gains, losses = report.changes(scores["test"][BASE], scores["test"][TUNED], texts)
+    examined = decision.chosen if decision.ships else trained[-1].name
     return report.Report(
         title=ctx.recipe.corpus.path,
         passages=ctx.inputs["corpus"].rows("passages"),
-        top_k=section.top_k,
-        systems=tuple(
-            report.SystemFigures(system, scores["dev"][system].means, scores["test"][system].means)
-            for system in SYSTEMS
-        ),
-        dev=comparisons["dev"],
-        test=comparisons["test"],
-        gate=gate.decide(scores["dev"][BASE].means, scores["dev"][TUNED].means),
+        top_k=ctx.recipe.evaluate.top_k,
+        systems=tuple(report.SystemFigures(name, dev[name].means, test[name].means) for name in dev),
+        contrasts=_contrasts(ctx, scores),
+        gate=decision,
         origins=report.origins(queries, judgments),
         llm=_llm_use(ctx),
-        training=_training(ctx.inputs["distill"]),
-        gains=gains,
-        losses=losses,
+        trainings=tuple(_training(each.name, ctx.inputs[each.training]) for each in trained if each.training),
+        changes=report.changes(test[BASE], test[examined], texts),
         stages=tuple(
             report.StageCost(m.stage, m.seconds, m.peak_memory_mb, m.quarantined)
             for m in (artifact.manifest for artifact in ctx.inputs.values())
@@ -120,23 +108,41 @@ def _report(
     )
 
 
+def _contrasts(ctx: StageContext, scores: dict[str, dict[str, metrics.Scores]]) -> tuple[report.Contrast, ...]:
+    """Every trained encoder against each one before it."""
+
+    def compare(split: str, baseline: str, encoder: str) -> significance.Comparison | None:
+        values = metrics.paired_ndcg(scores[split][baseline], scores[split][encoder])
+        return significance.compare(*values, ctx.recipe.evaluate.resamples, ctx.recipe.seed)
+
+    names = [each.name for each in dense_systems(ctx.inputs)]
+    return tuple(
+        report.Contrast(name, baseline, compare("dev", baseline, name), compare("test", baseline, name))
+        for place, name in enumerate(names)
+        for baseline in names[:place]
+    )
+
+
 def _llm_use(ctx: StageContext) -> report.LlmUse:
     sums = totals(ctx.workspace)
     outcomes = {
         f"{stage}: {name.replace('_', ' ')}": count
-        for stage in ("queries", "synthesis")
+        for stage in _ASKING
+        if stage in ctx.inputs
         for name, count in ctx.inputs[stage].manifest.outcomes.items()
     }
     return report.LlmUse(sums.sent, sums.answered, sums.tokens_in, sums.tokens_out, outcomes)
 
 
-def _training(distill: Artifact) -> report.Training:
-    rows = distill.table("curve").to_pylist()
-    measured = [row for row in rows if row["dev_ndcg_at_10"] is not None]
+def _training(encoder: str, training: Artifact) -> report.Training:
+    rows = training.table("curve", columns=["step", "dev_ndcg_at_10"]).to_pylist()
     return report.Training(
-        steps=rows[-1]["step"],
-        dev_curve=tuple(report.DevScore(row["step"], row["dev_ndcg_at_10"]) for row in measured),
-        chosen_step=distill.manifest.outcomes["chosen_step"],
+        encoder=encoder,
+        steps=training.manifest.outcomes["steps"],
+        dev_curve=tuple(
+            report.DevScore(row["step"], row["dev_ndcg_at_10"]) for row in rows if row["dev_ndcg_at_10"] is not None
+        ),
+        chosen_step=training.manifest.outcomes["chosen_step"],
     )
 
 
@@ -148,28 +154,13 @@ def _version(distribution: str) -> str:
 
 
 def _write(ctx: StageContext, result: report.Report, hits: Mapping[str, pa.Table]) -> None:
-    index = ctx.inputs["index_tuned" if result.gate.ships else "index_base"]
-    release = {
-        "verdict": result.gate.verdict,
-        "reason": result.gate.reason,
-        # A tuned folder holds its prompts and limits; the base model needs those of the recipe.
-        "encoder": {"path": f"{_place(ctx.inputs['distill'])}/model"}
-        if result.gate.ships
-        else ctx.recipe.encoder.result_fields(),
-        "index": f"{_place(index)}/index",
-    }
     with ctx.out.directory(REPORT) as folder:
         (folder / "report.json").write_text(result.to_json(), encoding="utf-8")
         (folder / "report.md").write_text(markdown.render(result), encoding="utf-8")
-        (folder / "release.json").write_text(json.dumps(release, indent=1) + "\n", encoding="utf-8")
+        (folder / "release.json").write_text(release(result.gate, ctx.recipe.encoder, ctx.inputs), encoding="utf-8")
         for system, table in hits.items():
             name = "-".join("".join(c if c.isalnum() else " " for c in system.lower()).split())
             (folder / f"{name}.trec").write_text(trec.to_run(table), encoding="utf-8")
-
-
-def _place(artifact: Artifact) -> str:
-    """Folder of an artifact, relative to the workspace."""
-    return f"stages/{artifact.manifest.stage}/{artifact.manifest.identity}"
 
 
 def publish(evaluated: Artifact) -> None:
@@ -179,5 +170,5 @@ def publish(evaluated: Artifact) -> None:
 
 
 def estimate(recipe: Recipe, upstream: Mapping[str, Estimate]) -> Estimate:
-    rows = upstream["queries"].rows * recipe.evaluate.top_k * len(SYSTEMS)
+    rows = upstream["queries"].rows * recipe.evaluate.top_k * len(systems(upstream))
     return Estimate(rows=rows, disk_bytes=rows * 20, note="if every query is evaluated")

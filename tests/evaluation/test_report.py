@@ -8,10 +8,12 @@ import pytest
 
 from pipeline import records
 from pipeline.evaluation.gate import Decision
-from pipeline.evaluation.markdown import escape, render
+from pipeline.evaluation.markdown import escape, render, summary
 from pipeline.evaluation.metrics import PER_QUERY, Means, Scores
 from pipeline.evaluation.report import (
     TABLE_HEADER,
+    Changes,
+    Contrast,
     DevScore,
     LlmUse,
     Origin,
@@ -33,19 +35,41 @@ REPORT = Report(
     passages=12_345,
     top_k=100,
     systems=(SystemFigures("base", BASE, None), SystemFigures("BM25 + tuned (RRF)", TUNED, TUNED)),
-    dev=Comparison(40, 0.0876, 0.0002, 0.031, 0.14, 20, 5),
-    test=Comparison(40, -0.01, 0.25, -0.03, 0.01, 5, 7),
-    gate=Decision("ship", "Tuned is above base."),
+    contrasts=(
+        Contrast(
+            "tuned",
+            "base",
+            dev=Comparison(40, 0.0876, 0.0002, 0.031, 0.14, 20, 5),
+            test=Comparison(40, -0.01, 0.25, -0.03, 0.01, 5, 7),
+        ),
+    ),
+    gate=Decision("ship", "tuned", "Tuned is above base."),
     origins=(
         Origin("train", {"crop": 10, "given": 30}, 33, 10),
         Origin("test", {"given": 40}, 52, 0),
     ),
     llm=LlmUse(1_600, 1_590, 1_000_000, 200_000, {"ok": 1_500, "relabelled": 90}),
-    training=Training(120, (DevScore(40, 0.6), DevScore(80, 0.65)), chosen_step=80),
-    gains=(QueryChange("q1", "how | to\n| # break `a` <b>table</b>", 0.0, 1.0),),
-    losses=(),
+    trainings=(Training("tuned", 120, (DevScore(40, 0.6), DevScore(80, 0.65)), chosen_step=80),),
+    changes=Changes("tuned", (QueryChange("q1", "how | to\n| # break `a` <b>table</b>", 0.0, 1.0),), ()),
     stages=(StageCost("corpus", 12.34, 345.6, 7),),
     versions={"ray": "2.60.0", "faiss": "1.12"},
+)
+
+ALIGNED = dataclasses.replace(
+    REPORT,
+    systems=(
+        *REPORT.systems,
+        SystemFigures("aligned", TUNED, TUNED),
+        SystemFigures("BM25 + aligned (RRF)", TUNED, None),
+    ),
+    contrasts=(
+        *REPORT.contrasts,
+        Contrast("aligned", "base", dev=Comparison(40, 0.1, 0.01, 0.02, 0.2, 21, 4), test=None),
+        Contrast("aligned", "tuned", dev=None, test=Comparison(40, 0.02, 0.4, -0.01, 0.05, 8, 6)),
+    ),
+    gate=Decision("ship", "aligned", "Aligned is above both."),
+    trainings=(*REPORT.trainings, Training("aligned", 30, (DevScore(10, 0.66),), chosen_step=10)),
+    changes=Changes("aligned", (), (QueryChange("q2", "how to sleep", 0.5, 0.25),)),
 )
 
 
@@ -58,9 +82,17 @@ def rows_of(markdown: str, heading: str) -> list[list[str]]:
 
 def test_json_holds_everything_and_comes_back_equal():
     assert Report.from_json(REPORT.to_json()) == REPORT
+    assert Report.from_json(ALIGNED.to_json()) == ALIGNED
     content = json.loads(REPORT.to_json())
     assert content.keys() == {field.name for field in dataclasses.fields(Report)}
     assert content["systems"][0]["test"] is None and content["gate"]["verdict"] == "ship"
+    aligned = json.loads(ALIGNED.to_json())
+    assert [(each["encoder"], each["baseline"]) for each in aligned["contrasts"]] == [
+        ("tuned", "base"),
+        ("aligned", "base"),
+        ("aligned", "tuned"),
+    ]
+    assert aligned["gate"]["chosen"] == aligned["changes"]["encoder"] == "aligned"
 
 
 def test_rows_keep_the_order_and_show_missing_splits():
@@ -82,12 +114,13 @@ def test_escapes_cannot_be_undone_by_a_backslash_in_the_text():
     assert escape("a\r\nb\u2028c &lt;") == "a b c &amp;lt;"
 
 
-def test_every_row_has_as_many_cells_as_its_header():
-    markdown = render(REPORT)
+@pytest.mark.parametrize("report", [REPORT, ALIGNED])
+def test_every_row_has_as_many_cells_as_its_header(report: Report):
+    markdown = render(report)
     headings = [line[3:] for line in markdown.splitlines() if line.startswith("## ")]
     assert headings == [
         "Results",
-        "Tuned against base",
+        "Encoders compared",
         "Queries and judgments",
         "LLM calls",
         "Training",
@@ -103,12 +136,53 @@ def test_every_row_has_as_many_cells_as_its_header():
 def test_the_comparison_carries_its_uncertainty():
     markdown = render(REPORT)
     assert (
-        "- dev: +0.088 (p < 0.001, 95 % interval +0.031 to +0.140; better on 20, worse on 5 of 40 queries)" in markdown
-    )
+        "- tuned - base, dev: +0.088 (p < 0.001, 95 % interval +0.031 to +0.140; "
+        "better on 20, worse on 5 of 40 queries)"
+    ) in markdown
     assert (
-        "- test: -0.010 (p = 0.250, 95 % interval -0.030 to +0.010; better on 5, worse on 7 of 40 queries)" in markdown
-    )
+        "- tuned - base, test: -0.010 (p = 0.250, 95 % interval -0.030 to +0.010; "
+        "better on 5, worse on 7 of 40 queries)"
+    ) in markdown
     assert "**Verdict: ship.** Tuned is above base." in markdown
+    assert "Each p-value" not in markdown
+
+
+def test_every_trained_encoder_is_compared_with_those_before_it():
+    """An alignment that is above base but not above tuned would look like a success."""
+    lines = [line for line in render(ALIGNED).splitlines() if line.startswith("- ") and "interval" in line]
+    shown = [
+        ("tuned - base, dev", "+0.088"),
+        ("tuned - base, test", "-0.010"),
+        ("aligned - base, dev", "+0.100"),
+        ("aligned - tuned, test", "+0.020"),
+    ]
+    assert [tuple(line[2:].split(" (")[0].split(": ")) for line in lines] == shown
+    assert "Each p-value is for its own line" in render(ALIGNED)
+    terminal = [line for line in summary(ALIGNED) if line.startswith("nDCG@10 on ")]
+    assert [line.split(": ")[0] for line in terminal] == [
+        "nDCG@10 on dev, tuned - base",
+        "nDCG@10 on test, tuned - base",
+        "nDCG@10 on dev, aligned - base",
+        "nDCG@10 on test, aligned - tuned",
+    ]
+
+
+def test_both_trainings_are_shown_apart():
+    markdown = render(ALIGNED)
+    assert "- tuned: 120 steps; the weights of step 80 were kept." in markdown
+    assert "- aligned: 30 steps; the weights of step 10 were kept." in markdown
+    assert rows_of(markdown, "Training")[2:] == [
+        ["tuned", "40", "0.600"],
+        ["tuned", "80", "0.650"],
+        ["aligned", "10", "0.660"],
+    ]
+
+
+def test_gains_and_losses_say_whose_they_are():
+    markdown = render(ALIGNED)
+    assert rows_of(markdown, "Biggest losses")[0] == ["Query", "base nDCG@10", "aligned nDCG@10"]
+    assert rows_of(markdown, "Biggest losses")[2] == ["how to sleep", "0.500", "0.250"]
+    assert markdown.count("Test queries, aligned against base.") == 2
 
 
 @pytest.mark.parametrize(
@@ -129,8 +203,8 @@ def test_counts_and_costs_are_shown():
         "LLM, over all runs: 1,600 requests sent, 1,590 answered; 1,000,000 tokens in, 200,000 tokens out." in markdown
     )
     assert rows_of(markdown, "LLM calls")[2:] == [["ok", "1,500"], ["relabelled", "90"]]
-    assert "120 steps; the weights of step 80 were kept." in markdown
-    assert rows_of(markdown, "Training")[2:] == [["40", "0.600"], ["80", "0.650"]]
+    assert "- tuned: 120 steps; the weights of step 80 were kept." in markdown
+    assert rows_of(markdown, "Training")[2:] == [["tuned", "40", "0.600"], ["tuned", "80", "0.650"]]
     assert rows_of(markdown, "Stages")[2:] == [["corpus", "12.3", "346", "7"]]
     assert rows_of(markdown, "Versions")[2:] == [["faiss", "1.12"], ["ray", "2.60.0"]]
 
@@ -147,12 +221,11 @@ def test_an_almost_empty_run_still_renders():
     empty = dataclasses.replace(
         REPORT,
         systems=(),
-        dev=None,
-        test=None,
+        contrasts=(),
         origins=(),
         llm=LlmUse(0, 0, 0, 0, {}),
-        training=None,
-        gains=(),
+        trainings=(),
+        changes=Changes("tuned", (), ()),
         stages=(),
         versions={},
     )
@@ -161,7 +234,7 @@ def test_an_almost_empty_run_still_renders():
 
 
 def test_long_queries_are_shortened_in_markdown_only():
-    long = dataclasses.replace(REPORT, gains=(QueryChange("q", "x" * 1000, 0.0, 1.0),))
+    long = dataclasses.replace(REPORT, changes=Changes("tuned", (QueryChange("q", "x" * 1000, 0.0, 1.0),), ()))
     assert "x" * 199 + "…" in render(long) and "x" * 200 not in render(long)
     assert "x" * 1000 in long.to_json()
 
@@ -178,10 +251,12 @@ def test_gains_and_losses_are_the_largest_and_not_mixed():
     texts = {query_id: f"text of {query_id}" for query_id in "abcdef"}
     base = scores("base", a=0.5, b=0.5, c=0.5, d=0.5, e=0.5, f=0.5)
     tuned = scores("tuned", a=0.5, b=0.6, c=1.0, d=0.6, e=0.0, f=0.4)
-    gains, losses = changes(base, tuned, texts, count=2)
-    assert [each.query_id for each in gains] == ["c", "b"]
-    assert losses == (QueryChange("e", "text of e", 0.5, 0.0), QueryChange("f", "text of f", 0.5, 0.4))
-    assert [len(each) for each in changes(base, tuned, texts)] == [3, 2]
+    found = changes(base, tuned, texts, count=2)
+    assert found.encoder == "tuned"
+    assert [each.query_id for each in found.gains] == ["c", "b"]
+    assert found.losses == (QueryChange("e", "text of e", 0.5, 0.0), QueryChange("f", "text of f", 0.5, 0.4))
+    every = changes(base, tuned, texts)
+    assert (len(every.gains), len(every.losses)) == (3, 2)
 
 
 def test_judgments_are_given_or_generated_as_their_query():

@@ -1,0 +1,37 @@
+"""What release.json says: which encoder to deploy, and with which index of the corpus."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from pipeline.evaluation.encoders import dense_systems
+from pipeline.evaluation.gate import Decision
+from pipeline.recipe import EncoderSection
+from pipeline.workspace import Artifact
+
+
+def release(decision: Decision, section: EncoderSection, artifacts: Mapping[str, Artifact]) -> str:
+    """The JSON text. Folders are relative to the workspace; `section` describes the base encoder.
+
+    Raises ValueError when the artifacts of the chosen encoder are not there.
+    """
+    chosen = next((each for each in dense_systems(artifacts) if each.name == decision.chosen), None)
+    if chosen is None:
+        raise ValueError(f"there is no model and index of the encoder {decision.chosen!r}.")
+    content = {
+        "verdict": decision.verdict,
+        "chosen": decision.chosen,
+        "reason": decision.reason,
+        # A trained folder holds its prompts and limits; the base model needs those of the recipe.
+        "encoder": section.result_fields()
+        if chosen.training is None
+        else {"path": f"{_place(artifacts[chosen.training])}/model"},
+        "index": f"{_place(artifacts[chosen.index])}/index",
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+def _place(artifact: Artifact) -> str:
+    """Folder of an artifact, relative to the workspace."""
+    return f"stages/{artifact.manifest.stage}/{artifact.manifest.identity}"

@@ -1,0 +1,1 @@
+"""Arms of a recipe, each trained with several seeds, measured on the same queries and compared."""

@@ -1,0 +1,129 @@
+"""Run every arm with every seed, measure what comes of it, write the comparison. An arm that fails loses no other."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+
+from pipeline.ablation import markdown
+from pipeline.ablation.arms import Arm, arms_of
+from pipeline.ablation.compare import System, best_on_dev, rows_of
+from pipeline.ablation.measure import SPLITS, Judged, Trial, judged_queries, measure_encoder, measure_lexical
+from pipeline.ablation.result import Ablation, SplitQueries
+from pipeline.errors import RayrieverError
+from pipeline.evaluation.encoders import BASE
+from pipeline.evaluation.stage import BM25
+from pipeline.recipe import Recipe
+from pipeline.runner import Listener, finished_artifacts, run
+from pipeline.workspace import Artifact, Workspace, explained_write_errors
+
+Announce = Callable[[str], None]  # told which training comes next
+# A recipe brought as far as it goes: what is finished, and why there is no more.
+_Reach = Callable[[int, Recipe], tuple[Mapping[str, Artifact], str | None]]
+
+
+def ablate(recipe: Recipe, listener: Listener, announce: Announce, chosen: Sequence[str] = ()) -> Ablation:
+    """Train and measure the arms; write ablation.md and ablation.json into the workspace.
+
+    Stages that arms have in common run once. Of arms that are not `chosen` (all are, when none is named),
+    what is finished is shown. What goes wrong in an arm is kept in its rows' `errors`.
+
+    Raises RayrieverError for a section `ablate` that cannot be used, before anything runs, and where the
+    recipe itself does not reach its base index.
+    """
+    arms = arms_of(recipe)
+    _check_chosen(arms, chosen)
+    shared = run(recipe, listener, until="index_base")
+    judged = judged_queries(shared)
+    base = measure_encoder(recipe, shared, judged)
+    assert base is not None, "its index is there"
+    systems = [System(BM25, False, (measure_lexical(recipe, shared, judged),)), System(BASE, False, (base,))]
+    not_run = list[str]()
+    for number, arm in enumerate(arms, start=1):
+        wanted = not chosen or arm.name in chosen
+        announcement = f"arm {number} of {len(arms)}, {arm.name}"
+        found = _systems(arm, judged, _running(arm, listener, announce, announcement) if wanted else _finished)
+        systems += [each for each in found if wanted or each.trials]
+        not_run += [each.name for each in found if not (wanted or each.trials)]
+    result = _compared(recipe, systems, judged, not_run)
+    _publish(Workspace(recipe.workspace), result)
+    return result
+
+
+def _check_chosen(arms: Sequence[Arm], chosen: Sequence[str]) -> None:
+    names = [arm.name for arm in arms]
+    for name in chosen:
+        if name not in names:
+            raise RayrieverError(f"ablate: there is no arm {name!r}; there are {', '.join(names)}.")
+
+
+def _running(arm: Arm, listener: Listener, announce: Announce, announcement: str) -> _Reach:
+    def reach(seed: int, recipe: Recipe) -> tuple[Mapping[str, Artifact], str | None]:
+        announce(f"{announcement}, seed {seed}")
+        try:
+            return run(recipe, listener, until=arm.until), None
+        except Exception as error:  # whatever it is, the other arms still have something to say
+            return _finished(seed, recipe)[0], _told(error)
+
+    return reach
+
+
+def _finished(seed: int, recipe: Recipe) -> tuple[Mapping[str, Artifact], str | None]:
+    try:
+        return finished_artifacts(recipe, Workspace(recipe.workspace)), None
+    except (RayrieverError, OSError):
+        return {}, None
+
+
+def _systems(arm: Arm, judged: Judged, reach: _Reach) -> list[System]:
+    """The rows of an arm: a seed has a trial or an error in each of them, or was never run."""
+    trials: dict[str, list[Trial]] = {encoder: [] for encoder in arm.rows}
+    errors: dict[str, list[str]] = {encoder: [] for encoder in arm.rows}
+    for seed, recipe in arm.recipes.items():
+        artifacts, failure = reach(seed, recipe)
+        for encoder in arm.rows:
+            trial, fault = _measured(recipe, artifacts, judged, encoder)
+            if trial is not None:
+                trials[encoder].append(trial)
+            elif fault or failure:
+                errors[encoder].append(f"seed {seed}: {fault or failure}")
+    return [System(row, True, tuple(trials[each]), tuple(errors[each])) for each, row in arm.rows.items()]
+
+
+def _measured(
+    recipe: Recipe, artifacts: Mapping[str, Artifact], judged: Judged, encoder: str
+) -> tuple[Trial | None, str | None]:
+    try:
+        return measure_encoder(recipe, artifacts, judged, encoder), None
+    except Exception as error:  # as in `_running`
+        return None, _told(error)
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, (RayrieverError, OSError)):
+        return str(error)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({last.filename}:{last.lineno})"
+
+
+def _compared(recipe: Recipe, systems: Sequence[System], judged: Judged, not_run: Sequence[str]) -> Ablation:
+    section, evaluation = recipe.ablate, recipe.evaluate
+    assert section is not None, "checked with the arms"
+    splits = [SplitQueries(s, len(ids), len(judged.unseen.intersection(ids))) for s in SPLITS if (ids := judged.of(s))]
+    names = [each.split for each in splits]
+    rows = rows_of(systems, judged, names, section.reference, evaluation.resamples, recipe.seed)
+    return Ablation(
+        title=recipe.corpus.path,
+        seeds=section.seeds,
+        reference=section.reference,
+        splits=tuple(splits),
+        rows=rows,
+        best=best_on_dev(rows, len(section.seeds)),
+        not_run=tuple(not_run),
+    )
+
+
+def _publish(workspace: Workspace, result: Ablation) -> None:
+    with explained_write_errors(workspace.uri):
+        workspace.write_bytes(workspace.path("ablation.json"), result.to_json().encode())
+        workspace.write_bytes(workspace.path("ablation.md"), markdown.render(result).encode())

@@ -1,0 +1,86 @@
+"""Queries, judgments, passages and an encoder that mean nothing, in any number: what benchmarks of size work on."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import string
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.records import DUPLICATE, JUDGMENT, PASSAGE, QUERY
+from pipeline.workspace import Artifact, ArtifactWriter, Workspace
+
+ROWS_PER_PART = 10_000
+ABOUT = {"inputs": {}, "section": {}, "code_version": "", "finished_at": "", "seconds": 0.0, "peak_memory_mb": 0.0}
+
+
+def write_corpus(workspace: Workspace, rows: int) -> Artifact:
+    out = ArtifactWriter(workspace, "corpus", "0")
+    chance = random.Random(0)
+    nothing = {"title": "", "source": "synthetic", "start": None, "end": None}
+    passages = (
+        {"passage_id": f"p{number}", "text": written(chance, chance.randint(30, 120)), **nothing}
+        for number in range(rows // 10)
+    )
+    out.table("passages", in_parts(passages, PASSAGE), PASSAGE)
+    out.table("duplicates", DUPLICATE.empty_table(), DUPLICATE)
+    return out.commit(**ABOUT)
+
+
+def write_queries(workspace: Workspace, rows: int) -> Artifact:
+    out = ArtifactWriter(workspace, "queries", "0")
+    chance = random.Random(1)
+    queries = (
+        {"query_id": query_id(number), "text": written(chance, 12), "split": "train", "kind": "given"}
+        for number in range(rows)
+    )
+    judgments = (
+        {"query_id": query_id(number), "passage_id": f"p{chance.randrange(rows // 10)}", "grade": 1}
+        for number in range(rows)
+    )
+    out.table("queries", in_parts(queries, QUERY), QUERY)
+    out.table("judgments", in_parts(judgments, JUDGMENT), JUDGMENT)
+    return out.commit(**ABOUT)
+
+
+def query_id(number: int) -> str:
+    """Ids whose order is not the order of writing."""
+    return f"{number * 2_654_435_761 % 2**32:08x}"
+
+
+def in_parts(rows: Iterator[dict[str, Any]], schema: pa.Schema) -> Iterator[pa.Table]:
+    while part := list(itertools.islice(rows, ROWS_PER_PART)):
+        yield pa.Table.from_pylist(part, schema=schema)
+
+
+def written(chance: random.Random, words: int) -> str:
+    return " ".join("".join(chance.choices(string.ascii_lowercase, k=6)) for _ in range(words))
+
+
+def write_encoder(folder: Path) -> None:
+    """Random weights, two layers of 32 dimensions that read 64 letters: training takes no memory of its own."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+    from transformers import BertConfig, BertModel, BertTokenizerFast  # type: ignore[attr-defined]
+
+    folder.mkdir()
+    letters = string.ascii_lowercase + string.digits
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=64).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    BertModel(config).save_pretrained(folder)  # type: ignore[no-untyped-call]
+    body = Transformer(str(folder), max_seq_length=64)
+    SentenceTransformer(modules=[body, Pooling(32), Normalize()], device="cpu").save(str(folder))

@@ -59,6 +59,34 @@ def run(
 
 
 @app.command()
+def ablate(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    arms: Annotated[
+        list[str] | None,
+        typer.Option("--arm", metavar="NAME", help="Run only this arm; again for more. Others are shown as finished."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train and compare the arms of the recipe's section `ablate`. Exits with 1 when one failed."""
+    with _readable_errors():
+        from pipeline.ablation.run import ablate as run_arms
+        from pipeline.progress_bar import Bars
+        from pipeline.recipe import load_recipe
+
+        loaded = load_recipe(recipe, overrides)
+        with Bars(err) as listener:
+            result = run_arms(loaded, listener, lambda text: err.print(escape(text), soft_wrap=True), arms or [])
+        if as_json:
+            sys.stdout.write(result.to_json())
+        else:
+            _show_ablation(result)
+            out.print(f"Report: {loaded.workspace}/ablation.md", highlight=False, soft_wrap=True)
+        if result.failed:
+            raise typer.Exit(1)
+
+
+@app.command()
 def plan(
     recipe: RecipePath,
     overrides: Overrides = None,
@@ -102,19 +130,20 @@ def status(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fa
         from pipeline.llm.store import totals
         from pipeline.recipe import load_recipe
         from pipeline.runner import finished_artifacts
-        from pipeline.stages import NAMES
+        from pipeline.stages import stages_of
         from pipeline.workspace import Workspace
 
         loaded = load_recipe(recipe, overrides)
         workspace = Workspace(loaded.workspace)
         finished = finished_artifacts(loaded, workspace)
+        names = [stage.name for stage in stages_of(loaded)]
         llm = totals(workspace)
         if as_json:
-            stages = {n: json.loads(finished[n].manifest.to_json()) if n in finished else None for n in NAMES}
+            stages = {n: json.loads(finished[n].manifest.to_json()) if n in finished else None for n in names}
             _print_json({"stages": stages, "llm": asdict(llm), "workspace_bytes": workspace.size_bytes()})
             return
         table = _table("Stage", "State", "Rows", "Quarantine", "Seconds", "Peak MB")
-        for name in NAMES:
+        for name in names:
             if name not in finished:
                 table.add_row(name, "to do", *[""] * 4)
                 continue
@@ -192,7 +221,7 @@ def search(
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=100, help="Hits per query.")] = 3,
     as_json: AsJson = False,
 ) -> None:
-    """Search the finished indexes, base and tuned side by side."""
+    """Search the finished indexes, base and every trained encoder side by side."""
     with _readable_errors():
         from pipeline.live import search as search_live
         from pipeline.recipe import load_recipe
@@ -212,6 +241,37 @@ def search(
                 shown = [_shown(hits[place][rank]) if rank < len(hits[place]) else "" for hits in found.values()]
                 table.add_row(str(rank + 1), *shown)
             out.print(table)
+
+
+@app.command()
+def export(
+    recipe: RecipePath,
+    format: Annotated[str, typer.Option("--format", help="flagembedding or sentence-transformers.")],
+    path: Annotated[str, typer.Option("--out", metavar="FILE", help="JSON lines to write; .gz compresses them.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the training examples of the finished run as a file for another trainer."""
+    with _readable_errors():
+        from pipeline.training.exchange import WRITERS, stored_examples
+
+        if format not in WRITERS:
+            raise RayrieverError(f"export: there is no format {format!r}; known are {', '.join(WRITERS)}.")
+        artifact = _finished(recipe, overrides).get("distill")
+        if artifact is None:
+            raise RayrieverError(f"export: no examples yet. First: rayriever run {recipe} --until distill")
+        written = WRITERS[format](stored_examples(artifact), path)
+        if as_json:
+            _print_json(asdict(written))
+            return
+        out.print(f"{written.rows:,} rows written to {escape(path)}.", highlight=False, soft_wrap=True)
+        if written.negatives_left_out:
+            out.print(
+                f"{written.negatives_left_out:,} negatives left out: all rows have as many as the row with the fewest.",
+                soft_wrap=True,
+            )
+        if written.queries_without_positive:
+            out.print(f"{written.queries_without_positive:,} queries without positive left out.", soft_wrap=True)
 
 
 def _finished(recipe: str, overrides: Sequence[str] | None) -> dict[str, Any]:
@@ -248,6 +308,20 @@ def _show_report(loaded: Any) -> None:
     out.print(table)
     for line in summary(loaded):
         out.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _show_ablation(result: Any) -> None:
+    from pipeline.ablation import markdown
+
+    for split in result.splits:
+        table = _table(*map(escape, markdown.header(result, split)), title=f"{split.split}: {split.queries:,} queries")
+        for row in markdown.cells(result, split):
+            table.add_row(*map(escape, row))
+        out.print(table)
+    for line in (*markdown.notes(result), markdown.choice(result)):
+        out.print(escape(line), highlight=False, soft_wrap=True)
+    for line in markdown.failures(result):
+        err.print(f"[red]failed:[/] {escape(line)}", highlight=False, soft_wrap=True)
 
 
 def _table(first: str, *others: str, title: str | None = None) -> Table:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -133,6 +136,11 @@ class LlmSection(Section):
 
 
 class SynthesisSection(Section):
+    path: str | None = Field(
+        None,
+        description="JSON lines with recorded answers instead of LLM calls: query_id and any of cot, positive, "
+        "negative, verified.",
+    )
     max_queries: int | None = Field(
         None,
         ge=0,
@@ -148,6 +156,12 @@ class SynthesisSection(Section):
     verify: bool = Field(True, description="Ask the LLM whether each synthetic positive answers its query.")
     on_failure: Literal["relabel", "drop", "keep"] = Field(
         "relabel", description="A positive that fails: a hard negative (the paper), no document, or kept regardless."
+    )
+    check_negatives: bool = Field(
+        False, description="Ask about negatives, too (one more call each), and drop those that answer the query."
+    )
+    match_length: bool = Field(
+        False, description="Cut the longer of a query's two passages to the other's length: length must tell nothing."
     )
 
 
@@ -168,31 +182,195 @@ class EncoderSection(Section):
     gpus_per_actor: float = _execution(0, "GPUs reserved per actor.", ge=0)
 
 
-class DistillSection(Section):
-    loss: Literal["soft_nn", "supcon", "infonce"] = Field(
-        "soft_nn",
-        description="'soft_nn' is the paper's; 'supcon' averages over positives; 'infonce' uses labels only.",
+class NegativesSection(Section):
+    per_query: int = Field(15, ge=1, le=200, description="Mined passages kept per train query.")
+    ranks: tuple[int, int] = Field(
+        (1, 100), description="First and last rank of the base encoder's hits that may become negatives."
     )
+    max_share_of_positive: float | None = Field(
+        0.95,
+        gt=0,
+        le=1,
+        description="Passages scoring above this share of the worst positive's score are likely unlabelled positives "
+        "and are left out (NV-Retriever, Moreira et al. 2024, TopK-PercPos); none: no such rule.",
+    )
+    margin: float | None = Field(
+        None, ge=0, description="Or: passages must score at least this much below the worst positive (TopK-MarginPos)."
+    )
+
+    @model_validator(mode="after")
+    def _ranks_in_order(self) -> NegativesSection:
+        if not 1 <= self.ranks[0] <= self.ranks[1] <= 1000:
+            raise ValueError("ranks must be [first, last] with 1 <= first <= last <= 1000")
+        return self
+
+
+class TrainingSection(Section):
+    """What both trainings have in common."""
+
+    seed: int | None = Field(None, ge=0, description="Seed of batches and dropout; default: the recipe's.")
     temperature: float = Field(0.05, gt=0, description="tau of Kim & Baek 2025: similarities are divided by it.")
     learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate of AdamW.")
+    schedule: Literal["linear", "cosine"] = Field("linear", description="Decay of the learning rate after warm-up.")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay.")
     max_gradient_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     warmup_ratio: float = Field(
-        0.1, ge=0, lt=1, description="Share of the steps with rising learning rate, then linear decay."
+        0.1, ge=0, lt=1, description="Share of the steps with rising learning rate, then decay to 0."
     )
     batch_size: int = Field(
         32, ge=2, description="Queries per step over all workers; in-batch negatives come from all."
     )
     epochs: int = Field(3, ge=1, description="Visits of every train query.")
-    evaluations_per_epoch: int = Field(1, ge=1, description="Dev evaluations, each with a checkpoint.")
+    max_tokens: int | None = Field(
+        None, ge=8, description="Longest training input; default: the encoder's own. Shorter is faster."
+    )
+    matryoshka: tuple[int, ...] = Field(
+        (),
+        description="Also train the first n dimensions to be vectors of their own, for each n (Kusupati et al. 2022).",
+    )
+    lora_rank: int | None = Field(
+        None, ge=1, description="Train low-rank adapters of this rank, merged when saved; default: every weight."
+    )
+    evaluations_per_epoch: int = Field(
+        1, ge=0, description="Dev evaluations, each with a checkpoint; 0: one at the end, whose weights are kept."
+    )
+    patience: int | None = Field(
+        None, ge=1, description="Stop after this many dev evaluations without a better one; default: never."
+    )
     dev_passages: int = Field(
         2000, ge=10, description="Passages ranked in a dev evaluation: the judged ones and a seeded sample."
     )
+    dtype: Literal["bfloat16", "float32"] = Field(
+        "bfloat16", description="Precision of the forward pass; weights and losses are float32."
+    )
+    activation_tokens: int | None = _execution(
+        8192,
+        "Tokens of a step whose activations are kept. The rest is embedded twice (gradient cache, Gao et al. 2021):"
+        " the same gradient in bounded memory. A small encoder takes 0.3 MB per token; none: keep all.",
+        ge=0,
+    )
+    gradient_checkpointing: bool = _execution(False, "Recompute activations layer by layer: less memory, slower.")
     workers: int = Field(1, ge=1, description="Ray Train workers. The global batch stays `batch_size`.")
+    min_workers: int | None = _execution(
+        None, "Go on with as few as these when nodes are lost, and grow again; default: `workers`.", ge=1
+    )
+    sharded: bool = _execution(False, "Spread weights and optimiser over the workers (FSDP2); for large models.")
     use_gpu: bool = _execution(False, "One GPU per worker.")
     cpus_per_worker: float = _execution(2, "CPUs reserved per worker, and its threads.", gt=0)
     tokens_per_batch: int = _execution(
         1024, "Padded tokens per forward pass inside a step; GPUs like more, and have the memory.", ge=64
+    )
+
+    @model_validator(mode="after")
+    def _fewest_below_most(self) -> TrainingSection:
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError("min_workers must not be larger than workers")
+        return self
+
+
+class DatasetSection(Section):
+    path: str = Field(
+        description="Table of training examples, .jsonl or .parquet: (query, positives, negatives, scores), "
+        "FlagEmbedding's layout or sentence-transformers' columns."
+    )
+    weight: float = Field(1.0, gt=0, description="Visits of each row per epoch; 0.1 takes a tenth of them in turn.")
+
+
+SyntheticKind = Literal["decomposition", "positive", "negative"]
+
+
+class TeacherSection(Section):
+    """Lists of passages with scores that stage 1 learns to reproduce."""
+
+    lexical_weight: float = Field(
+        0.4,
+        ge=0,
+        description="The teacher's score of a passage is the base encoder's cosine plus this times BM25's share of the "
+        "query's best. Fused, the two rank better than either.",
+    )
+    top_k: int = Field(30, ge=2, le=1000, description="Passages per query with a score.")
+    written: tuple[Literal["decomposition", "positive"], ...] = Field(
+        ("decomposition", "positive"),
+        description="LLM-written documents whose sentences are queries of their own: no label is needed for a list.",
+    )
+    min_words: int = Field(5, ge=1, description="Shorter sentences are left out.")
+
+
+class DistillSection(TrainingSection):
+    loss: Literal["soft_nn", "supcon", "infonce"] = Field(
+        "soft_nn",
+        description="'soft_nn' is the paper's; 'supcon' averages over positives; 'infonce' attracts labels only.",
+    )
+    synthetic: tuple[SyntheticKind, ...] = Field(
+        ("decomposition", "positive", "negative"), description="LLM-written documents that enter the batch."
+    )
+    synthetic_weight: float = Field(
+        1.0, gt=0, description="supcon: weight of a synthetic positive beside the labelled one's 1."
+    )
+    hard_negatives: int = Field(
+        1, ge=0, description="Mined passages drawn per query and visit, where the recipe has `negatives`."
+    )
+    teacher_weight: float = Field(
+        1.0, ge=0, description="Weight of the cross-entropy with the teacher's lists, where the recipe has `teacher`."
+    )
+    teacher_candidates: int = Field(
+        3, ge=2, description="Passages drawn from a teacher's list per visit: its first, and others of it."
+    )
+    teacher_temperature: float = Field(0.05, gt=0, description="The teacher's scores are divided by it.")
+    sentence_weight: float = Field(
+        1.0, gt=0, description="Visits of LLM-written sentences per epoch, for every visit of a train query."
+    )
+    datasets: tuple[DatasetSection, ...] = Field((), description="Your own tables, beside the recipe's queries.")
+    own_weight: float = Field(1.0, gt=0, description="Visits of each of the recipe's own queries per epoch.")
+
+
+class PreferencesSection(Section):
+    path: str | None = Field(
+        None,
+        description="JSON lines with recorded rankings instead of comparisons by the LLM: query_id, ranking (passage "
+        "ids, best first) and, where known, grades (id -> number); two of grade 0 are no preference.",
+    )
+    max_queries: int | None = Field(None, ge=1, description="Train queries whose hits are compared; default: all.")
+    top_k: int = Field(
+        5, ge=2, le=100, description="Hits of the tuned encoder that are compared; Kim & Baek 2025, Table 9."
+    )
+    pairs: Literal["all", "k", "adjacent"] = Field(
+        "all", description="Which pairs: all of them, a seeded choice of top_k, or neighbours in rank."
+    )
+    order: Literal["coin", "both"] = Field(
+        "coin",
+        description="Which passage is shown first: a seeded coin per pair, or both orders, keeping pairs that agree.",
+    )
+    labels_decide: bool = Field(
+        False, description="When exactly one of a pair is labelled relevant, take the label and save the call."
+    )
+    max_words: int = Field(150, ge=20, description="Words of each passage that the LLM reads.")
+
+
+class AlignSection(TrainingSection):
+    loss: Literal["partial_pl", "bradley_terry", "listwise", "margin_mse"] = Field(
+        "partial_pl",
+        description="'partial_pl': preferred, then the other, then the batch (the paper); 'bradley_terry': the pair "
+        "alone; 'listwise': cross-entropy with the grades of the whole list; 'margin_mse': their differences.",
+    )
+    depth: int | None = Field(
+        2,
+        ge=1,
+        description="partial_pl: 2 compares pairs; more takes the heads of aggregated orders; none: all of them.",
+    )
+    learning_rate: float = Field(1e-5, gt=0, description="Peak learning rate of AdamW.")
+    epochs: int = Field(3, ge=1, description="Visits of every train query; each draws another of its pairs.")
+    grade_temperature: float = Field(
+        1.0, gt=0, description="listwise, margin_mse: grades are divided by it; similarities by `temperature`."
+    )
+    replay: float = Field(0.0, ge=0, description="Weight of the stage-1 loss, mixed in.")
+
+
+class AblateSection(Section):
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="Training seeds of every arm.")
+    reference: str = Field("base", description="Arm that the others are tested against, beside the base encoder.")
+    arms: dict[str, dict[str, Any]] = Field(
+        description="Name -> overrides of the recipe (section.key: value; section: null takes a section out)."
     )
 
 
@@ -212,6 +390,14 @@ class EvaluateSection(Section):
     resamples: int = Field(10_000, ge=100, description="Resamples of the randomisation test and the bootstrap.")
 
 
+class TrackingSection(Section):
+    folder: str | None = _execution(
+        None, "Local folder for metrics.jsonl and TensorBoard events; default: logs/ in a local workspace, else ./logs."
+    )
+    mlflow: str | None = _execution(None, "MLflow tracking URI; needs the extra 'mlflow'.")
+    mlflow_experiment: str = _execution("rayriever", "MLflow experiment.")
+
+
 class RaySection(Section):
     address: str | None = _execution(None, "Ray cluster to join; default: RAY_ADDRESS, else one on this machine.")
     num_cpus: int | None = _execution(None, "Logical CPUs of a local cluster; default: what the machine has.", ge=1)
@@ -227,10 +413,22 @@ class Recipe(Section):
     llm: LlmSection = LlmSection()
     synthesis: SynthesisSection = SynthesisSection()
     encoder: EncoderSection = EncoderSection()
+    negatives: NegativesSection | None = Field(None, description="Mine hard negatives; default: none.")
+    teacher: TeacherSection | None = Field(None, description="Teach lists of BM25 and base fused; default: none.")
     distill: DistillSection = DistillSection()
+    preferences: PreferencesSection | None = Field(None, description="Compare the tuned encoder's hits; default: no.")
+    align: AlignSection | None = Field(None, description="Stage 2, on the preferences; default: none.")
     index: IndexSection = IndexSection()
     evaluate: EvaluateSection = EvaluateSection()
+    ablate: AblateSection | None = Field(None, description="Arms of `rayriever ablate`.")
+    tracking: TrackingSection = TrackingSection()
     ray: RaySection = RaySection()
+
+    @model_validator(mode="after")
+    def _preferences_for_alignment(self) -> Recipe:
+        if (self.align is None) != (self.preferences is None):
+            raise ValueError("stage 2 needs both sections, preferences and align ({} takes the defaults)")
+        return self
 
 
 @dataclass(frozen=True)
@@ -246,12 +444,20 @@ def describe() -> list[Key]:
     """Every key of a recipe in the order of the sections."""
     found = []
     for name, info in Recipe.model_fields.items():
-        section = info.annotation
-        if isinstance(section, type) and issubclass(section, Section):
-            found += [_key(f"{name}.{inner}", field) for inner, field in section.model_fields.items()]
-        else:
+        section = section_of(info)
+        if section is None:
             found.append(_key(name, info))
+        else:
+            found += [_key(f"{name}.{inner}", field) for inner, field in section.model_fields.items()]
     return found
+
+
+def section_of(info: FieldInfo) -> type[Section] | None:
+    """The section that a field holds, also where it may be left out; None for a plain value."""
+    for kind in get_args(info.annotation) or (info.annotation,):
+        if isinstance(kind, type) and issubclass(kind, Section):
+            return kind
+    return None
 
 
 def _key(name: str, field: FieldInfo) -> Key:
@@ -275,16 +481,43 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     for override in overrides or []:
         _apply_override(content, override)
     try:
-        return Recipe.model_validate(content)
+        return Recipe.model_validate(_expanded(content, str(path)))
     except ValidationError as error:
         raise RayrieverError(f"recipe {path}:\n" + "\n".join(_explain(e) for e in error.errors())) from error
+
+
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+
+def _expanded(value: Any, path: str) -> Any:
+    """The content with `${NAME}` and `${NAME:-default}` replaced from the environment."""
+    if isinstance(value, dict):
+        return {name: _expanded(inner, path) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_expanded(inner, path) for inner in value]
+    return _VARIABLE.sub(lambda found: _variable(found, path), value) if isinstance(value, str) else value
+
+
+def _variable(found: re.Match[str], path: str) -> str:
+    content = os.environ.get(found[1], found[2])
+    if content is None:
+        raise RayrieverError(f"recipe {path}: {found[0]}: the environment variable {found[1]} is not set.")
+    return content
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:
     key, separator, value = override.partition("=")
     if not separator or not key.strip():
         raise RayrieverError(f"--set {override}: write it as section.key=value.")
-    *parents, last = key.strip().split(".")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RayrieverError(f"--set {override}: the value is not valid YAML: {error}") from error
+    _set_value(content, key.strip(), parsed, f"--set {override}")
+
+
+def _set_value(content: dict[str, Any], key: str, value: Any, place: str) -> None:
+    *parents, last = key.split(".")
     target = content
     for name in parents:
         # "corpus:" with nothing under it parses as None
@@ -292,11 +525,8 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
             target[name] = {}
         target = target[name]
         if not isinstance(target, dict):
-            raise RayrieverError(f"--set {override}: '{name}' is a value, not a section.")
-    try:
-        target[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise RayrieverError(f"--set {override}: the value is not valid YAML: {error}") from error
+            raise RayrieverError(f"{place}: '{name}' is a value, not a section.")
+    target[last] = value
 
 
 def _explain(error: Any) -> str:
@@ -311,7 +541,22 @@ def _explain(error: Any) -> str:
 
 
 def _fields_at(place: tuple[str, ...]) -> dict[str, FieldInfo]:
-    section: type[BaseModel] = Recipe
+    section: type[Section] = Recipe
     for name in place:
-        section = section.model_fields[name].annotation  # type: ignore[assignment]
+        if name in section.model_fields:  # not a place in a list
+            section = section_of(section.model_fields[name]) or section
     return section.model_fields
+
+
+def with_overrides(recipe: Recipe, overrides: Mapping[str, Any], place: str) -> Recipe:
+    """The recipe with other values: `section.key` -> value; None takes an optional section out.
+
+    Raises RayrieverError that begins with `place` and names the key and, for an unknown one, the nearest valid.
+    """
+    content = recipe.model_dump(exclude_unset=True)
+    for key, value in overrides.items():
+        _set_value(content, key, value, f"{place}: {key}")
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise RayrieverError(f"{place}:\n" + "\n".join(_explain(e) for e in error.errors())) from error

@@ -71,6 +71,42 @@ SYNTHESIS = _schema(
     ("outcome", pa.string()),  # kept | relabelled | dropped: what became of p+
 )
 
+NEGATIVE = _schema(
+    ("query_id", pa.string()),
+    ("passage_id", pa.string()),
+    ("rank", pa.int64()),  # from 1, among the base encoder's hits
+    ("score", pa.float64()),
+)
+
+TAUGHT = _schema(
+    ("query_id", pa.string()),  # of a train query, or of the one whose document the sentence is from
+    ("kind", pa.string()),  # query | decomposition | positive
+    ("text", pa.string()),
+    ("passage_ids", pa.list_(pa.string())),  # best first
+    ("scores", pa.list_(pa.float64())),  # the teacher's
+)
+
+COMPARISON = _schema(
+    ("query_id", pa.string()),
+    ("first_id", pa.string()),  # passages in the order in which they were shown
+    ("second_id", pa.string()),
+    ("answer", pa.string(), True),  # the LLM's own words; none where a label or a recorded ranking decided
+    ("model", pa.string(), True),
+    ("outcome", pa.string()),  # first | second | none | unparseable | error | label_first | label_second
+)
+
+PREFERENCE = _schema(
+    ("query_id", pa.string()),
+    ("better_id", pa.string()),
+    ("worse_id", pa.string()),
+)
+
+ORDER = _schema(
+    ("query_id", pa.string()),
+    ("passage_ids", pa.list_(pa.string())),  # best first
+    ("grades", pa.list_(pa.float64())),  # of each passage: recorded, or the strength fitted to its comparisons
+)
+
 TRAINING_EXAMPLE = _schema(
     ("query_id", pa.string()),
     ("query", pa.string()),
@@ -78,6 +114,12 @@ TRAINING_EXAMPLE = _schema(
     ("labelled", pa.list_(pa.string())),  # texts of the labelled passages, in the order of their ids
     ("positives", pa.list_(pa.string())),  # synthetic texts that attract
     ("negatives", pa.list_(pa.string())),  # synthetic texts that repel, a relabelled p+ among them
+    ("mined_ids", pa.list_(pa.string())),  # passages mined as hard negatives
+    ("mined", pa.list_(pa.string())),
+    ("candidate_ids", pa.list_(pa.string())),  # passages that preferences or grades speak of
+    ("candidates", pa.list_(pa.string())),
+    ("grades", pa.list_(pa.float64())),  # of each candidate, higher is better; empty where only orders are known
+    ("orders", pa.list_(pa.list_(pa.int32()))),  # places among the candidates, best first; a pair is one of two
 )
 
 HIT = _schema(

@@ -16,7 +16,7 @@ from pipeline.memory import PeakMemory
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
 from pipeline.stage import Estimate, Stage, StageContext
-from pipeline.stages import NAMES, STAGES, relevant_section, stage_key
+from pipeline.stages import relevant_section, stage_key, stages_of
 from pipeline.workspace import Artifact, ArtifactWriter, Workspace, explained_write_errors
 
 Action = Literal["reuse", "run"]
@@ -53,10 +53,11 @@ def plan(
     """The stages up to `until` in order. A stage is reused when it is finished under its key, unless it is `start`
     or comes after it. Reads metadata and samples; runs nothing.
     """
-    _check_names(start, until)
+    stages = stages_of(recipe)
+    _check_names([stage.name for stage in stages], start, until)
     planned: dict[str, PlannedStage] = {}
     forced = False
-    for stage in STAGES:
+    for stage in stages:
         forced = forced or stage.name == start
         section = relevant_section(stage, recipe)
         key = stage_key(stage, section, {name: planned[name].key for name in stage.inputs})
@@ -124,10 +125,10 @@ def finished_artifacts(recipe: Recipe, workspace: Workspace) -> dict[str, Artifa
     return {step.stage.name: step.present for step in plan(recipe, workspace) if step.present is not None}
 
 
-def _check_names(*names: str | None) -> None:
+def _check_names(known: Sequence[str], *names: str | None) -> None:
     for name in names:
-        if name is not None and name not in NAMES:
-            raise RayrieverError(f"no stage is called {name!r}; the stages are {', '.join(NAMES)}.")
+        if name is not None and name not in known:
+            raise RayrieverError(f"the recipe has no stage {name!r}; its stages are {', '.join(known)}.")
 
 
 @contextmanager

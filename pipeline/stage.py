@@ -40,10 +40,10 @@ class Stage:
 
     name: str
     summary: str
-    inputs: tuple[str, ...]  # stages it reads
+    inputs: tuple[str, ...]  # stages it reads, where the recipe has them
     sections: tuple[str, ...]  # recipe sections its result depends on
     version: int  # raised when the code computes something else from the same inputs
     run: Callable[[StageContext], None]
     estimate: Callable[[Recipe, Mapping[str, Estimate]], Estimate]  # from the estimates of its inputs
     external: Callable[[Recipe], Any] | None = None  # fingerprint of what it reads from outside the workspace
-    needs_ray: bool = False
+    needs: str | None = None  # optional recipe section without which there is no such stage

@@ -1,8 +1,9 @@
-"""The ordered stages of a run, and the key under which each one's result is kept."""
+"""The ordered stages of a recipe, and the key under which each one's result is kept."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pipeline.corpus import estimate as corpus_estimate
@@ -10,14 +11,17 @@ from pipeline.corpus import stage as corpus
 from pipeline.encoder import corpus as encode
 from pipeline.evaluation import stage as evaluation
 from pipeline.index import build as index
+from pipeline.mining import stage as mining
+from pipeline.mining import teacher
+from pipeline.preferences import stage as preferences
 from pipeline.queries import stage as queries
 from pipeline.recipe import Recipe
 from pipeline.stage import Stage
 from pipeline.synthesis import stage as synthesis
-from pipeline.training import distill
+from pipeline.training import align, distill
 from pipeline.workspace import digest
 
-STAGES: tuple[Stage, ...] = (
+_EVERY_STAGE: tuple[Stage, ...] = (
     Stage(
         name="corpus",
         summary="files to passages",
@@ -68,14 +72,34 @@ STAGES: tuple[Stage, ...] = (
         estimate=index.estimate,
     ),
     Stage(
-        name="distill",
-        summary="training on Ray Train",
-        inputs=("corpus", "queries", "synthesis"),
-        sections=("distill", "encoder", "seed"),
+        name="mine",
+        summary="hard negatives from the base encoder's hits",
+        inputs=("corpus", "queries", "index_base"),
+        sections=("negatives", "encoder"),
         version=1,
+        run=mining.run,
+        estimate=mining.estimate,
+        needs="negatives",
+    ),
+    Stage(
+        name="teach",
+        summary="lists that BM25 and the base encoder rank together",
+        inputs=("corpus", "queries", "synthesis", "index_base"),
+        sections=("teacher", "lexical", "encoder"),
+        version=1,
+        run=teacher.run,
+        estimate=teacher.estimate,
+        needs="teacher",
+    ),
+    Stage(
+        name="distill",
+        summary="stage 1: training on labels, synthetic documents and a teacher's lists",
+        inputs=("corpus", "queries", "synthesis", "mine", "teach"),
+        sections=("distill", "encoder", "seed"),
+        version=2,
         run=distill.run,
         estimate=distill.estimate,
-        external=encode.external,
+        external=distill.external,
     ),
     Stage(
         name="encode_tuned",
@@ -97,6 +121,48 @@ STAGES: tuple[Stage, ...] = (
         estimate=index.estimate,
     ),
     Stage(
+        name="preferences",
+        summary="the LLM's choices among the tuned encoder's hits",
+        inputs=("corpus", "queries", "distill", "index_tuned"),
+        sections=("preferences", "encoder", "seed"),
+        version=1,
+        run=preferences.run,
+        estimate=preferences.estimate,
+        external=preferences.external,
+        needs="preferences",
+    ),
+    Stage(
+        name="align",
+        summary="stage 2: training on preferences",
+        inputs=("corpus", "queries", "synthesis", "mine", "distill", "preferences"),
+        sections=("align", "distill", "encoder", "seed"),
+        version=1,
+        run=align.run,
+        estimate=distill.estimate,
+        needs="align",
+    ),
+    Stage(
+        name="encode_aligned",
+        summary="passages to vectors of the aligned encoder",
+        inputs=("corpus", "align"),
+        sections=("encoder",),
+        version=1,
+        run=encode.run_aligned,
+        estimate=encode.estimate,
+        external=encode.external,
+        needs="align",
+    ),
+    Stage(
+        name="index_aligned",
+        summary="FAISS shards of the aligned vectors",
+        inputs=("encode_aligned",),
+        sections=("index",),
+        version=1,
+        run=index.run_aligned,
+        estimate=index.estimate,
+        needs="align",
+    ),
+    Stage(
         name="evaluate",
         summary="rankings, comparison, gate, report",
         inputs=(
@@ -108,15 +174,24 @@ STAGES: tuple[Stage, ...] = (
             "distill",
             "encode_tuned",
             "index_tuned",
+            "preferences",
+            "align",
+            "encode_aligned",
+            "index_aligned",
         ),
         sections=("evaluate", "lexical", "encoder", "seed"),
-        version=1,
+        version=2,
         run=evaluation.run,
         estimate=evaluation.estimate,
     ),
 )
 
-NAMES = tuple(stage.name for stage in STAGES)
+
+def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
+    """The stages that the recipe asks for, in order, each reading those that are there."""
+    chosen = [stage for stage in _EVERY_STAGE if stage.needs is None or getattr(recipe, stage.needs) is not None]
+    names = {stage.name for stage in chosen}
+    return tuple(replace(stage, inputs=tuple(n for n in stage.inputs if n in names)) for stage in chosen)
 
 
 def relevant_section(stage: Stage, recipe: Recipe) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from pipeline import records
 from pipeline.errors import RayrieverError
 
 MANIFEST = "manifest.json"
+_ROWS_PER_BATCH = 32_768
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,13 @@ class Artifact:
     def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         return pq.ParquetDataset(self.parts(name), filesystem=self.workspace.filesystem).read(columns=columns)
 
+    def batches(self, name: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The table in pieces of at most some ten thousand rows: for tables larger than memory."""
+        for part in self.parts(name):
+            with self.workspace.filesystem.open_input_file(part) as stream:
+                for batch in pq.ParquetFile(stream).iter_batches(_ROWS_PER_BATCH, columns=columns):
+                    yield pa.Table.from_batches([batch])
+
     def rows(self, table: str) -> int:
         return self.manifest.tables[table].rows
 
@@ -256,6 +264,10 @@ class ArtifactWriter:
         relative = [p[len(self.folder) + 1 :] for p in paths]
         self._tables[name] = TableEntry(relative, count, {f.name: str(f.type) for f in schema})
         return count
+
+    def parts(self, name: str) -> list[str]:
+        """Paths of the parts of a table written so far, for workers of the same stage."""
+        return [f"{self.folder}/{part}" for part in self._tables[name].parts]
 
     def part_folder(self, name: str) -> str:
         return f"{self.folder}/{name}"

@@ -69,7 +69,7 @@ def test_missing_column_names_what_there_is(folder: Path):
 
 def test_unknown_key_unknown_stage_and_missing_recipe(folder: Path):
     assert "did you mean 'llm'" in failed("plan", recipe(folder, llmm={}))
-    assert "no stage is called 'train'" in failed("run", recipe(folder), "--from", "train")
+    assert "the recipe has no stage 'train'" in failed("run", recipe(folder), "--from", "train")
     assert "absent.yaml" in failed("run", str(folder / "absent.yaml"))
 
 

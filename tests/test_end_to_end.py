@@ -7,13 +7,13 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from pipeline.evaluation.report import Report
-from pipeline.evaluation.stage import SYSTEMS
+from pipeline.evaluation.stage import systems
 from pipeline.evaluation.trec import from_run
 from pipeline.live import search
 from pipeline.progress import Silent
 from pipeline.recipe import Recipe
 from pipeline.runner import finished_artifacts, plan, run
-from pipeline.stages import NAMES
+from pipeline.stages import stages_of
 from pipeline.workspace import Workspace
 from tests.small_run import small_recipe, write_corpus, write_like_a_model
 
@@ -51,13 +51,14 @@ def run_recorded(recipe: Recipe, **bounds: str) -> tuple[dict, Recorder]:
 
 def test_whole_run_then_nothing_then_only_what_changed(recipe: Recipe, chat_server, tmp_path: Path):
     finished, recorder = run_recorded(recipe)
-    assert recorder.ran == list(NAMES)
+    names = [stage.name for stage in stages_of(recipe)]
+    assert recorder.ran == names
     asked = chat_server.total
     assert asked > 40
     _check_artifacts(finished, tmp_path, asked)
 
     again, recorder = run_recorded(recipe)
-    assert recorder.ran == [] and recorder.kept == list(NAMES)
+    assert recorder.ran == [] and recorder.kept == names
     assert chat_server.total == asked
     assert again["evaluate"].manifest == finished["evaluate"].manifest
 
@@ -84,14 +85,15 @@ def _check_artifacts(finished: dict, folder: Path, asked: int) -> None:
     assert outcomes["positive_ok"] == 16
     assert sum(outcomes.get(f"positive_{o}", 0) for o in ("kept", "relabelled", "dropped")) == 16
     report = Report.from_json((folder / "workspace/report.json").read_text())
-    assert [each.system for each in report.systems] == list(SYSTEMS)
+    assert [each.system for each in report.systems] == list(systems(finished))
     assert report.llm.requests_sent == report.llm.answered == asked
-    assert report.test is not None and report.test.queries > 5
+    (contrast,) = report.contrasts
+    assert contrast.test is not None and contrast.test.queries > 5
     assert "# " in (folder / "workspace/report.md").read_text()
     release = json.loads((folder / "workspace/release.json").read_text())
     assert release["verdict"] == report.gate.verdict
     runs = list(finished["evaluate"].directory("report").glob("*.trec"))
-    assert len(runs) == len(SYSTEMS)
+    assert len(runs) == len(report.systems)
     assert all(from_run(path.read_text(), path.name).num_rows for path in runs)
     model = SentenceTransformer(str(finished["distill"].directory("model")), device="cpu")
     vectors = finished["encode_tuned"].table("vectors").to_pylist()

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import RayrieverError
-from pipeline.recipe import Recipe, Section, load_recipe
+from pipeline.recipe import Recipe, Section, load_recipe, section_of
+from pipeline.stages import stages_of
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 
@@ -34,6 +35,8 @@ def test_example_recipes_are_valid(path: Path):
         ("corpus: {path: x}\nindex: {shards: 0}", "index.shards: Input should be greater than or equal to 1 (got 0)"),
         ("workspace: w", "corpus: Field required"),
         ("corpus: {path: x, chunk_words: 20, chunk_overlap_words: 20}", "must be smaller than chunk_words"),
+        ("corpus: {path: x}\ndistill: {workers: 2, min_workers: 3}", "min_workers must not be larger than workers"),
+        ("corpus: {path: x}\nnegatives: {ranks: [9, 3]}", "ranks must be [first, last]"),
         ("- a\n- b", "must be a mapping"),
         ("a: [", "not valid YAML"),
     ],
@@ -71,16 +74,44 @@ def test_how_a_stage_is_executed_does_not_change_what_it_is_called():
     assert one.encoder.result_fields() == two.encoder.result_fields()
 
 
+def test_environment_variables_stand_for_places(recipe, monkeypatch: pytest.MonkeyPatch):
+    path = recipe("corpus: {path: '${PLACE}/corpus'}\nworkspace: ${SPACE:-here}/w")
+    monkeypatch.delenv("SPACE", raising=False)
+    monkeypatch.setenv("PLACE", "/data")
+    loaded = load_recipe(path)
+    assert (loaded.corpus.path, loaded.workspace) == ("/data/corpus", "here/w")
+    monkeypatch.delenv("PLACE")
+    with pytest.raises(RayrieverError, match="PLACE is not set"):
+        load_recipe(path)
+
+
+def test_optional_sections_bring_their_stages(recipe):
+    """An empty section takes its defaults; an absent one must not run, and spend, anything."""
+    names = [stage.name for stage in stages_of(load_recipe(recipe("corpus: {path: x}")))]
+    assert not {"mine", "teach", "preferences", "align", "encode_aligned", "index_aligned"} & set(names)
+    whole = "corpus: {path: x}\nnegatives: {}\nteacher: {}\npreferences: {}\nalign: {}"
+    stages = stages_of(load_recipe(recipe(whole)))
+    assert {"mine", "teach", "align", "index_aligned"} <= {stage.name for stage in stages}
+    for number, stage in enumerate(stages):
+        assert set(stage.inputs) <= {earlier.name for earlier in stages[:number]}
+
+
+def test_stage_two_needs_both_of_its_sections(recipe):
+    with pytest.raises(RayrieverError, match="needs both sections"):
+        load_recipe(recipe("corpus: {path: x}\nalign: {}"))
+    assert load_recipe(recipe("corpus: {path: x}\nalign: {}"), ["preferences={}"]).align is not None
+
+
+def test_unknown_key_of_an_optional_section_is_named(recipe):
+    with pytest.raises(RayrieverError, match=r"align\.los: unknown key; did you mean 'loss'"):
+        load_recipe(recipe("corpus: {path: x}\npreferences: {}\nalign: {los: listwise}"))
+
+
 def _sections() -> list[type[Section]]:
-    found = [Recipe]
-    for field in Recipe.model_fields.values():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            found.append(field.annotation)
-    return found
+    return [Recipe, *filter(None, map(section_of, Recipe.model_fields.values()))]
 
 
 @pytest.mark.parametrize("section", _sections(), ids=lambda section: section.__name__)
 def test_every_value_is_described(section: type[Section]):
     for name, field in section.model_fields.items():
-        nested = isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-        assert nested or field.description, name
+        assert section_of(field) or field.description, name

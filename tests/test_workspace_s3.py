@@ -54,7 +54,10 @@ def test_whole_run_with_its_workspace_in_a_bucket(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     chat_server.reply = write_like_a_model
     write_corpus(tmp_path)
-    values = recipe_values(tmp_path, tiny_encoder, chat_server.url) | {"workspace": f"s3://library/run?{bucket}"}
+    values = recipe_values(tmp_path, tiny_encoder, chat_server.url) | {
+        "workspace": f"s3://library/run?{bucket}",
+        "tracking": {"folder": str(tmp_path / "logs")},
+    }
     finished = run(Recipe.model_validate(values), Recorder())
     release = json.loads(Workspace(values["workspace"]).read_bytes("library/run/release.json") or b"")
     assert release["verdict"] in ("ship", "keep base")

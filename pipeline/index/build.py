@@ -31,6 +31,11 @@ def run_tuned(ctx: StageContext) -> None:
     build(ctx, "encode_tuned")
 
 
+def run_aligned(ctx: StageContext) -> None:
+    """Index the aligned encoder's vectors."""
+    build(ctx, "encode_aligned")
+
+
 def build(ctx: StageContext, encode_stage: str) -> None:
     """Write folder `index`: shards of equal size and `index.json`, which says what they hold."""
     import ray

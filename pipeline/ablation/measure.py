@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.corpus.duplicates import representatives
 from pipeline.errors import RayrieverError
 from pipeline.evaluation import metrics
 from pipeline.evaluation.encoders import BASE, dense_systems
@@ -72,7 +73,7 @@ def unseen_queries(queries: pa.Table, judgments: pa.Table, duplicates: pa.Table)
 
     Args: rows of `records.QUERY`, `records.JUDGMENT` and `records.DUPLICATE`.
     """
-    same = dict(zip(duplicates["passage_id"].to_pylist(), duplicates["duplicate_of"].to_pylist(), strict=True))
+    same = representatives(duplicates)
     split = dict(zip(queries["query_id"].to_pylist(), queries["split"].to_pylist(), strict=True))
     relevant = judgments.filter(pc.greater(judgments["grade"], 0))
     ids, passages = relevant["query_id"].to_pylist(), relevant["passage_id"].to_pylist()

@@ -89,6 +89,11 @@ class _Groups:
         self._parent[second] = first
 
 
+def representatives(duplicates: pa.Table) -> dict[str, str]:
+    """Id -> first of its group, from rows of `records.DUPLICATE`; ids that are absent stand for themselves."""
+    return dict(zip(duplicates["passage_id"].to_pylist(), duplicates["duplicate_of"].to_pylist(), strict=True))
+
+
 def _normalised(text: str) -> str:
     return " ".join(text.casefold().split())
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.corpus.duplicates import representatives
 from pipeline.mining.negatives import mine, search_depth
 from pipeline.mining.search import Search, open_search
 from pipeline.recipe import NegativesSection, Recipe
@@ -52,8 +53,7 @@ def _blocks(
     """Rows of `records.NEGATIVE` of one block of queries after another."""
     section = ctx.recipe.negatives
     assert section is not None, "there is no mine stage without the section"
-    duplicates = ctx.inputs["corpus"].table("duplicates")
-    same = dict(zip(duplicates["passage_id"].to_pylist(), duplicates["duplicate_of"].to_pylist(), strict=True))
+    same = representatives(ctx.inputs["corpus"].table("duplicates"))
     for start in range(0, len(query_ids), _BLOCK):
         block = {query_id: positives[query_id] for query_id in query_ids[start : start + _BLOCK]}
         yield _mine_block(ctx, search, texts, block, same, section)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.corpus.duplicates import representatives
 from pipeline.mining.search import search_index
 from pipeline.rankings import Hit
 from pipeline.records import full_text
@@ -18,7 +19,7 @@ def top_hits(ctx: StageContext, queries: Mapping[str, str], top_k: int) -> dict[
     """The top K of each query without near-duplicates of a better hit: between those there is nothing to choose."""
     if not queries:
         return {}
-    same = representatives(ctx)
+    same = representatives(ctx.inputs["corpus"].table("duplicates"))
     model = ctx.inputs["distill"].directory("model")
     index, texts = ctx.inputs["index_tuned"], list(queries.values())
     found = search_index(ctx.recipe, index, model, texts, top_k, ctx.progress)
@@ -32,15 +33,9 @@ def top_hits(ctx: StageContext, queries: Mapping[str, str], top_k: int) -> dict[
     return candidates
 
 
-def representatives(ctx: StageContext) -> dict[str, str]:
-    """Passage id -> first of its near-duplicates; others stand for themselves."""
-    rows = ctx.inputs["corpus"].table("duplicates")
-    return dict(zip(rows["passage_id"].to_pylist(), rows["duplicate_of"].to_pylist(), strict=True))
-
-
 def labelled(ctx: StageContext, candidates: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:
     """Candidates that are labelled relevant, or repeat a passage that is, by query id."""
-    same = representatives(ctx)
+    same = representatives(ctx.inputs["corpus"].table("duplicates"))
     relevant: dict[str, set[str]] = defaultdict(set)
     for row in ctx.inputs["queries"].table("judgments").to_pylist():
         if row["grade"] > 0:

@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import records
+from pipeline.corpus.duplicates import representatives
 from pipeline.errors import RayrieverError
 from pipeline.llm.requests import answer_fingerprint
 from pipeline.preferences.aggregation import consistency, order_of, win_matrix
-from pipeline.preferences.candidates import labelled, representatives, shown_passages, top_hits
+from pipeline.preferences.candidates import labelled, shown_passages, top_hits
 from pipeline.preferences.comparisons import PROMPT, Comparison, compare, preferences_of, questions
 from pipeline.preferences.recorded import Corpus, RecordedRanking, read_rankings
 from pipeline.rankings import Hit, to_table
@@ -114,7 +115,7 @@ def _run_recorded(ctx: StageContext, section: PreferencesSection, path: str) -> 
 
 
 def _held_against(ctx: StageContext) -> Corpus:
-    same = representatives(ctx)
+    same = representatives(ctx.inputs["corpus"].table("duplicates"))
     present = ctx.inputs["corpus"].table("passages", columns=["passage_id"])["passage_id"].to_pylist()
     known = {passage_id: passage_id for passage_id in present}
     dropped = {passage_id: kept for passage_id, kept in same.items() if passage_id not in known}

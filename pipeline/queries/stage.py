@@ -11,7 +11,7 @@ from pyarrow.fs import FileInfo
 
 from pipeline import records
 from pipeline.corpus.beir import cached_folder
-from pipeline.corpus.duplicates import character_shingles, find_duplicates
+from pipeline.corpus.duplicates import character_shingles, find_duplicates, representatives
 from pipeline.errors import RayrieverError
 from pipeline.lexical.bm25 import build, check_stemmer
 from pipeline.llm.requests import answer_fingerprint
@@ -88,8 +88,7 @@ def _check_bad_share(ctx: StageContext, given: int) -> None:
 def _passages(ctx: StageContext) -> tuple[dict[str, str], dict[str, str]]:
     """Passage id -> representative of its duplicates, and id in a judgment -> id in the corpus."""
     corpus = ctx.inputs["corpus"]
-    duplicates = corpus.table("duplicates")
-    same = dict(zip(duplicates["passage_id"].to_pylist(), duplicates["duplicate_of"].to_pylist(), strict=True))
+    same = representatives(corpus.table("duplicates"))
     present = corpus.table("passages", columns=["passage_id"])["passage_id"].to_pylist()
     known = {passage_id: passage_id for passage_id in present}
     return same, {**{dropped: kept for dropped, kept in same.items() if dropped not in known}, **known}
@@ -112,8 +111,8 @@ def _generated(ctx: StageContext, count: int, evaluated: set[str], same_passage:
 
 
 def _same_queries(queries: Sequence[Query], threshold: float) -> dict[str, str]:
-    found = find_duplicates([q.query_id for q in queries], [q.text for q in queries], threshold, character_shingles)
-    return dict(zip(found["passage_id"].to_pylist(), found["duplicate_of"].to_pylist(), strict=True))
+    ids, texts = [query.query_id for query in queries], [query.text for query in queries]
+    return representatives(find_duplicates(ids, texts, threshold, character_shingles))
 
 
 def _write(ctx: StageContext, queries: Sequence[Query]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.corpus.duplicates import representatives
 from pipeline.records import QUERY, full_text
 from pipeline.stage import StageContext
 from pipeline.training.examples import Example, to_table
@@ -49,12 +50,6 @@ def passage_texts(corpus: Artifact, wanted: Iterable[str]) -> dict[str, str]:
     return texts
 
 
-def representatives(corpus: Artifact) -> dict[str, str]:
-    """Passage id -> first of its near-duplicates; others stand for themselves."""
-    rows = corpus.table("duplicates")
-    return dict(zip(rows["passage_id"].to_pylist(), rows["duplicate_of"].to_pylist(), strict=True))
-
-
 @dataclass(frozen=True)
 class Sources:
     """The finished stages and choices that examples are made from; those that are None bring nothing in."""
@@ -68,7 +63,7 @@ class Sources:
     def examples(self) -> Iterator[list[Example]]:
         """Blocks of examples in order of query id; a query may have nothing that attracts."""
         queries = split_queries(self.ctx, "train", ("query_id",))["query_id"]
-        same, lookups = representatives(self.ctx.inputs["corpus"]), _Lookups(self.ctx.inputs)
+        same, lookups = representatives(self.ctx.inputs["corpus"].table("duplicates")), _Lookups(self.ctx.inputs)
         for start in range(0, len(queries), QUERIES_AT_ONCE):
             ids = queries.slice(start, QUERIES_AT_ONCE).to_pylist()
             yield [represented(example, same) for example in self._block(ids, lookups, same)]
@@ -106,7 +101,7 @@ class Sources:
 
     def sentences(self) -> Iterator[list[Example]]:
         """Blocks of examples whose query is an LLM-written sentence: a teacher's list and nothing else."""
-        same, lookups = representatives(self.ctx.inputs["corpus"]), _Lookups(self.ctx.inputs)
+        same, lookups = representatives(self.ctx.inputs["corpus"].table("duplicates")), _Lookups(self.ctx.inputs)
         for batch in self.ctx.inputs["teach"].batches("taught") if "teach" in self.ctx.inputs else ():
             written = batch.filter(pc.not_equal(batch["kind"], "query"))
             for start in range(0, written.num_rows, QUERIES_AT_ONCE):

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from bisect import bisect_right
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
 from typing import overload
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.training.examples import Example, from_table
+from pipeline.training.mapped import mapped
 from pipeline.workspace import Workspace
 
 # Rows decoded together from Parquet: bounds the memory of a copy, whatever the size of the parts.
@@ -22,24 +20,19 @@ _ROWS_PER_BATCH = 256
 class ExampleStore(Sequence[Example]):
     """A sequence over Parquet parts of records.TRAINING_EXAMPLE.
 
-    Parquet cannot be read by row, so the parts are copied once, batch by batch, into an Arrow file that the operating
-    system maps into memory and drops from it at will. The file has no name, so that it vanishes with its process.
+    Parquet cannot be read by row, so the parts are copied once, batch by batch, into a mapped file.
     """
 
     def __init__(self, workspace: Workspace, parts: Sequence[str]) -> None:
-        counts = [0]
-        descriptor, path = tempfile.mkstemp(prefix="rayriever-examples-", suffix=".arrow")
-        os.close(descriptor)
-        schema = pq.read_schema(parts[0], filesystem=workspace.filesystem)
-        with pa.ipc.new_file(path, schema) as writer:
-            for part in parts:
-                with workspace.filesystem.open_input_file(part) as stream:
-                    for batch in pq.ParquetFile(stream).iter_batches(_ROWS_PER_BATCH):
-                        writer.write_batch(batch)
-                        counts.append(batch.num_rows)
-        self._file = pa.ipc.open_file(pa.memory_map(path))
-        os.unlink(path)
-        self._starts = list(accumulate(counts))
+        self._starts = [0]
+        self._file = mapped(self._batches(workspace, parts), pq.read_schema(parts[0], filesystem=workspace.filesystem))
+
+    def _batches(self, workspace: Workspace, parts: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        for part in parts:
+            with workspace.filesystem.open_input_file(part) as stream:
+                for batch in pq.ParquetFile(stream).iter_batches(_ROWS_PER_BATCH):
+                    self._starts.append(self._starts[-1] + batch.num_rows)
+                    yield batch
 
     def __len__(self) -> int:
         return self._starts[-1]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,14 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.training.mapped import mapped
 from pipeline.workspace import Artifact
 
 
 class KeyedRows:
     """The rows of a table by the text in one of its columns.
 
-    The table is copied once into an Arrow file that the operating system maps into memory and drops from it at will;
-    16 bytes per row stay. The file has no name, so that it vanishes with its process.
+    The table is copied once into a mapped file; 16 bytes per row stay in memory.
     """
 
     def __init__(self, artifact: Artifact, table: str, key: str, columns: Sequence[str] | None = None) -> None:
@@ -30,16 +28,15 @@ class KeyedRows:
         schema = pq.read_schema(artifact.parts(table)[0], filesystem=artifact.workspace.filesystem)
         names = list(columns or schema.names)
         hashes, starts = [np.empty(0, np.int64)], [0]
-        descriptor, path = tempfile.mkstemp(prefix="rayriever-rows-", suffix=".arrow")
-        os.close(descriptor)
-        with pa.ipc.new_file(path, pa.schema([schema.field(name) for name in names])) as writer:
+
+        def counted() -> Iterator[pa.RecordBatch]:
             for piece in artifact.batches(table, names):
                 for batch in piece.select(names).to_batches():
-                    writer.write_batch(batch)
                     hashes.append(_hashes(batch[key].to_pylist()))
                     starts.append(starts[-1] + len(batch))
-        self._file = pa.ipc.open_file(pa.memory_map(path))
-        os.unlink(path)
+                    yield batch
+
+        self._file = mapped(counted(), pa.schema([schema.field(name) for name in names]))
         self._starts = np.array(starts)
         whole = np.concatenate(hashes)
         self._order = np.argsort(whole, kind="stable")

@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 out = Console()
 err = Console(stderr=True)
+_ABLATION_WIDTH = 160  # columns that the widest table needs
 
 RecipePath = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file (YAML).")]
 Overrides = Annotated[
@@ -315,9 +316,10 @@ def _show_ablation(result: Any) -> None:
 
     for split in result.splits:
         table = _table(*map(escape, markdown.header(result, split)), title=f"{split.split}: {split.queries:,} queries")
-        for row in markdown.cells(result, split):
+        for row in markdown.cells(result, split, intervals=False):
             table.add_row(*map(escape, row))
-        out.print(table)
+        # A wrapped line can be read; a figure cut to its first digits cannot.
+        out.print(table, width=max(out.width, _ABLATION_WIDTH), crop=False, soft_wrap=True)
     for line in (*markdown.notes(result), markdown.choice(result)):
         out.print(escape(line), highlight=False, soft_wrap=True)
     for line in markdown.failures(result):

@@ -304,6 +304,11 @@ class DistillSection(TrainingSection):
     synthetic: tuple[SyntheticKind, ...] = Field(
         ("decomposition", "positive", "negative"), description="LLM-written documents that enter the batch."
     )
+    labels: bool = Field(
+        True,
+        description="Labelled passages attract. false: judgments are not read; decompositions and positives of the LLM "
+        "attract, and the teacher's lists.",
+    )
     synthetic_weight: float = Field(
         1.0, gt=0, description="supcon: weight of a synthetic positive beside the labelled one's 1."
     )
@@ -337,6 +342,12 @@ class PreferencesSection(Section):
     pairs: Literal["all", "k", "adjacent"] = Field(
         "all", description="Which pairs: all of them, a seeded choice of top_k, or neighbours in rank."
     )
+    min_grade_gap: float = Field(
+        0,
+        ge=0,
+        description="Recorded rankings: two whose grades (or places, without grades) differ by less are no preference. "
+        "0: the ranking decides, except between two of grade 0.",
+    )
     order: Literal["coin", "both"] = Field(
         "coin",
         description="Which passage is shown first: a seeded coin per pair, or both orders, keeping pairs that agree.",
@@ -356,7 +367,8 @@ class AlignSection(TrainingSection):
     depth: int | None = Field(
         2,
         ge=1,
-        description="partial_pl: 2 compares pairs; more takes the heads of aggregated orders; none: all of them.",
+        description="partial_pl: places that are ranked. 1: of a pair, the preferred one against the other and the "
+        "batch; 2: then the other against the batch (the paper); more: heads of aggregated orders; none: all of them.",
     )
     learning_rate: float = Field(1e-5, gt=0, description="Peak learning rate of AdamW.")
     epochs: int = Field(3, ge=1, description="Visits of every train query; each draws another of its pairs.")
@@ -428,6 +440,15 @@ class Recipe(Section):
     def _preferences_for_alignment(self) -> Recipe:
         if (self.align is None) != (self.preferences is None):
             raise ValueError("stage 2 needs both sections, preferences and align ({} takes the defaults)")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_reads_labels_behind_them(self) -> Recipe:
+        deciding = self.preferences is not None and self.preferences.labels_decide
+        readers = {"negatives": self.negatives is not None, "preferences.labels_decide": deciding}
+        if not self.distill.labels and any(readers.values()):
+            named = " and ".join(name for name, reads in readers.items() if reads)
+            raise ValueError(f"distill.labels is false, but {named} would read the labels: take it out")
         return self
 
 

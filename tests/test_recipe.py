@@ -102,6 +102,17 @@ def test_stage_two_needs_both_of_its_sections(recipe):
     assert load_recipe(recipe("corpus: {path: x}\nalign: {}"), ["preferences={}"]).align is not None
 
 
+@pytest.mark.parametrize(
+    ("reader", "named"),
+    [("negatives: {}", "negatives"), ("align: {}\npreferences: {labels_decide: true}", "preferences.labels_decide")],
+)
+def test_label_free_training_refuses_sections_that_read_labels(recipe, reader: str, named: str):
+    text = f"corpus: {{path: x}}\n{reader}"
+    with pytest.raises(RayrieverError, match=f"distill.labels is false, but {named} would read"):
+        load_recipe(recipe(text), ["distill.labels=false"])
+    assert load_recipe(recipe(text)).distill.labels
+
+
 def test_unknown_key_of_an_optional_section_is_named(recipe):
     with pytest.raises(RayrieverError, match=r"align\.los: unknown key; did you mean 'loss'"):
         load_recipe(recipe("corpus: {path: x}\npreferences: {}\nalign: {los: listwise}"))

@@ -20,6 +20,7 @@ class System:
     trained: bool
     trials: tuple[Trial, ...]  # one per seed that finished; one alone where nothing is trained
     errors: tuple[str, ...] = ()
+    stage_1: str | None = None  # row that an aligned encoder was trained from
 
     def over_seeds(self, query_ids: Sequence[str]) -> list[float]:
         """Values of the queries, each averaged over the trials."""
@@ -30,7 +31,7 @@ class System:
 class Comparisons:
     """What systems are held against, and how often the tests resample."""
 
-    base: System
+    systems: Mapping[str, System]
     reference: System | None  # None where it was not measured
     resamples: int
     seed: int
@@ -47,7 +48,7 @@ def rows_of(
 ) -> tuple[Row, ...]:
     """One row per system, in their order; `base` must be among them."""
     by_name = {system.name: system for system in systems}
-    against = Comparisons(by_name[BASE], by_name.get(reference), resamples, seed)
+    against = Comparisons(by_name, by_name.get(reference), resamples, seed)
     same = same_encoders(systems)
     rows = [
         Row(
@@ -82,7 +83,8 @@ def _seconds(system: System) -> float | None:
 
 
 def _figures(system: System, judged: Judged, split: str, against: Comparisons, same: Mapping[str, str]) -> Figures:
-    query_ids = judged.of(split)
+    query_ids, base = judged.of(split), against.systems[BASE]
+    stage_1 = against.systems.get(system.stage_1) if system.stage_1 else None
     unseen = [query_id for query_id in query_ids if query_id in judged.unseen]
     means = [statistics.fmean(trial.ndcg[query_id] for query_id in query_ids) for trial in system.trials]
     reference = against.reference
@@ -90,11 +92,12 @@ def _figures(system: System, judged: Judged, split: str, against: Comparisons, s
     return Figures(
         mean=statistics.fmean(means),
         deviation=statistics.stdev(means) if len(means) > 1 else None,
-        to_base=against(against.base, system, query_ids),
+        to_base=against(base, system, query_ids),
+        to_stage_1=against(stage_1, system, query_ids),
         to_reference=against(reference, system, query_ids) if system.trained and not repeats else None,
         holm=None,
         unseen=statistics.fmean(system.over_seeds(unseen)) if unseen else None,
-        unseen_to_base=against(against.base, system, unseen),
+        unseen_to_base=against(base, system, unseen),
     )
 
 

@@ -13,31 +13,37 @@ _NONE = "-"
 
 
 def header(result: Ablation, split: SplitQueries) -> list[str]:
-    """Names of the columns; those against a reference only where it is not base, those of unseen passages on need."""
+    """Names of the columns; those of a reference, of stage 1 and of unseen passages only where there are such."""
     names = ["System", "Seeds", "nDCG@10", f"- {BASE}", "p"]
+    names += ["- stage 1", "p"] if _two_stages(result, split) else []
     names += [] if result.reference == BASE else [f"- {result.reference}", "p"]
     names.append("p (Holm)")
     names += ["Unseen passages", f"- {BASE}"] if split.unseen < split.queries else []
     return [*names, "Train s"]
 
 
-def cells(result: Ablation, split: SplitQueries) -> list[list[str]]:
-    """The rows of one split under `header`."""
-    return [_row(result, split, row) for row in result.rows]
+def _two_stages(result: Ablation, split: SplitQueries) -> bool:
+    return any(row.figures[split.split].to_stage_1 for row in result.rows if split.split in row.figures)
 
 
-def _row(result: Ablation, split: SplitQueries, row: Row) -> list[str]:
+def cells(result: Ablation, split: SplitQueries, intervals: bool = True) -> list[list[str]]:
+    """The rows of one split under `header`, with or without the intervals of differences."""
+    return [_row(result, split, row, intervals) for row in result.rows]
+
+
+def _row(result: Ablation, split: SplitQueries, row: Row, intervals: bool) -> list[str]:
     name = f"{row.name} (as {row.same_as})" if row.same_as else row.name
     seeds = f"{row.seeds} of {len(result.seeds)}" if row.trained and row.errors else str(row.seeds or _NONE)
     found = row.figures.get(split.split)
-    figures = _cells(found, result, split) if found else ["failed", *[_NONE] * (len(header(result, split)) - 4)]
+    figures = _cells(found, result, split, intervals) if found else ["failed", *[_NONE] * (len(header(result, split)) - 4)]
     return [name, seeds, *figures, _NONE if row.train_seconds is None else f"{row.train_seconds:,.0f}"]
 
 
-def _cells(figures: Figures, result: Ablation, split: SplitQueries) -> list[str]:
+def _cells(figures: Figures, result: Ablation, split: SplitQueries, intervals: bool) -> list[str]:
     spread = "" if figures.deviation is None else f" ± {figures.deviation:.4f}"
-    found = [f"{figures.mean:.4f}{spread}", *_compared(figures.to_base)]
-    found += [] if result.reference == BASE else _compared(figures.to_reference)
+    found = [f"{figures.mean:.4f}{spread}", *_compared(figures.to_base, intervals)]
+    found += _compared(figures.to_stage_1, intervals) if _two_stages(result, split) else []
+    found += [] if result.reference == BASE else _compared(figures.to_reference, intervals)
     found.append(_NONE if figures.holm is None else _p(figures.holm))
     if split.unseen < split.queries:
         difference = figures.unseen_to_base
@@ -46,11 +52,11 @@ def _cells(figures: Figures, result: Ablation, split: SplitQueries) -> list[str]
     return found
 
 
-def _compared(comparison: Comparison | None) -> list[str]:
+def _compared(comparison: Comparison | None, interval: bool) -> list[str]:
     if comparison is None:
         return [_NONE, _NONE]
-    interval = f"({comparison.low:+.4f} to {comparison.high:+.4f})"
-    return [f"{comparison.difference:+.4f} {interval}", _p(comparison.p_value)]
+    shown = f" ({comparison.low:+.4f} to {comparison.high:+.4f})" if interval else ""
+    return [f"{comparison.difference:+.4f}{shown}", _p(comparison.p_value)]
 
 
 def _p(value: float) -> str:

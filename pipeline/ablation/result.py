@@ -16,6 +16,7 @@ class Figures:
     mean: float  # over seeds, of the means over queries
     deviation: float | None  # sample standard deviation over seeds; None with a single one
     to_base: Comparison | None  # None for base itself
+    to_stage_1: Comparison | None  # of an aligned encoder, to the one it was trained from
     to_reference: Comparison | None  # None for the reference itself, for what is not trained, and where it is missing
     holm: float | None  # p-value of `to_reference` after Holm's correction over the rows of this split
     unseen: float | None  # mean over the queries that share no relevant passage with train; None without any

@@ -11,7 +11,7 @@ from pipeline.ablation.compare import System, best_on_dev, rows_of
 from pipeline.ablation.measure import SPLITS, Judged, Trial, judged_queries, measure_encoder, measure_lexical
 from pipeline.ablation.result import Ablation, SplitQueries
 from pipeline.errors import RayrieverError
-from pipeline.evaluation.encoders import BASE
+from pipeline.evaluation.encoders import ALIGNED, BASE, TUNED
 from pipeline.evaluation.stage import BM25
 from pipeline.recipe import Recipe
 from pipeline.runner import Listener, finished_artifacts, run
@@ -87,7 +87,10 @@ def _systems(arm: Arm, judged: Judged, reach: _Reach) -> list[System]:
                 trials[encoder].append(trial)
             elif fault or failure:
                 errors[encoder].append(f"seed {seed}: {fault or failure}")
-    return [System(row, True, tuple(trials[each]), tuple(errors[each])) for each, row in arm.rows.items()]
+    return [
+        System(row, True, tuple(trials[each]), tuple(errors[each]), arm.rows[TUNED] if each == ALIGNED else None)
+        for each, row in arm.rows.items()
+    ]
 
 
 def _measured(

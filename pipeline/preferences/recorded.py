@@ -23,12 +23,19 @@ class RecordedRanking:
     grades: tuple[float, ...]  # of each passage; n, n - 1, ..., 1 where the file has none
     graded: bool  # whether the file has grades
 
-    def pairs(self) -> list[tuple[str, str, bool]]:
-        """Every pair as (better, worse, decided); undecided where both are known to be of grade 0."""
+    def pairs(self, min_grade_gap: float = 0) -> list[tuple[str, str, bool]]:
+        """Every pair as (better, worse, decided).
+
+        Undecided are those whose grades differ by less than the gap, and those both known to be of grade 0.
+        """
         return [
-            (self.passage_ids[i], self.passage_ids[j], not self.graded or bool(self.grades[i] or self.grades[j]))
+            (self.passage_ids[i], self.passage_ids[j], self._decides(self.grades[i], self.grades[j], min_grade_gap))
             for i, j in combinations(range(len(self.passage_ids)), 2)
         ]
+
+    def _decides(self, better: float, worse: float, min_grade_gap: float) -> bool:
+        irrelevant = self.graded and better == worse == 0
+        return not irrelevant and better - worse >= min_grade_gap
 
 
 @dataclass(frozen=True)

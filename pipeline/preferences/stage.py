@@ -102,7 +102,7 @@ def _run_recorded(ctx: StageContext, section: PreferencesSection, path: str) -> 
     ctx.out.outcomes.update(outcomes)
     by_query = {ranking.query_id: ranking for ranking in rankings}
     chosen = [by_query[query_id] for query_id in _choose(by_query, section.max_queries, ctx.recipe.seed)]
-    comparisons = [each for ranking in chosen for each in _decided(ranking)]
+    comparisons = [each for ranking in chosen for each in _decided(ranking, section.min_grade_gap)]
     preferences: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for each in comparisons:
         if each.preferred is not None:
@@ -122,8 +122,8 @@ def _held_against(ctx: StageContext) -> Corpus:
     return Corpus(_train_queries(ctx, crops=True), {**dropped, **known}, same)
 
 
-def _decided(ranking: RecordedRanking) -> Iterable[Comparison]:
-    for better, worse, decided in ranking.pairs():
+def _decided(ranking: RecordedRanking, min_grade_gap: float) -> Iterable[Comparison]:
+    for better, worse, decided in ranking.pairs(min_grade_gap):
         yield Comparison(ranking.query_id, better, worse, None, None, "first" if decided else "none")
 
 

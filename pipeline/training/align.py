@@ -27,7 +27,8 @@ def run(ctx: StageContext) -> None:
         ctx.recipe.distill.synthetic if section.replay else (),
         align=True,
         graded=section.loss in ("listwise", "margin_mse"),
-        pairs=section.loss == "bradley_terry" or (section.loss == "partial_pl" and section.depth == 2),
+        pairs=section.loss == "bradley_terry" or (section.loss == "partial_pl" and section.depth in (1, 2)),
+        labels=ctx.recipe.distill.labels,
     )
     tables = as_tables(sources.examples(), usable, ctx.out.outcomes, "examples_without_preference")
     rows = ctx.out.table("examples", tables, TRAINING_EXAMPLE)

@@ -59,6 +59,7 @@ class Sources:
     align: bool  # also the candidates that preferences and grades speak of
     graded: bool  # stage 2 needs every candidate's grade, not orders
     pairs: bool  # orders are the pairs that were compared, not the aggregated ones
+    labels: bool = True  # labelled passages attract
 
     def examples(self) -> Iterator[list[Example]]:
         """Blocks of examples in order of query id; a query may have nothing that attracts."""
@@ -70,7 +71,7 @@ class Sources:
 
     def _block(self, ids: Sequence[str], lookups: _Lookups, same: Mapping[str, str]) -> list[Example]:
         queries = lookups.by_query("queries", "queries", ids)
-        judgments = lookups.by_query("queries", "judgments", ids)
+        judgments = lookups.by_query("queries", "judgments", ids) if self.labels else {}
         labels = {i: {row["passage_id"] for row in rows if row["grade"] > 0} for i, rows in judgments.items()}
         synthesis = lookups.by_query("synthesis", "synthesis", ids) if self.synthetic else {}
         mined = lookups.by_query("mine", "negatives", ids)

@@ -76,6 +76,17 @@ def test_a_repeated_encoder_counts_once_and_the_reference_not_at_all():
     assert result("b again").rows[2].figures["dev"].to_reference is None, "b is its reference's own encoder"
 
 
+def test_alignment_is_held_against_its_own_stage_1():
+    """Held against base alone, a second stage that takes away would still look like a gain."""
+    tuned, aligned = trial("t", 0.2), trial("s", 0.15)
+    chosen = [*systems(), System("x", True, (tuned,)), System("x + alignment", True, (aligned,), stage_1="x")]
+    rows = rows_of(chosen, judged(), ["dev"], "base", 500, 0)
+    of_aligned, others = rows[-1].figures["dev"], [row.figures["dev"] for row in rows[:-1] if row.figures]
+    assert of_aligned.to_stage_1 is not None and of_aligned.to_stage_1.difference == pytest.approx(-0.05)
+    assert of_aligned.to_base is not None and of_aligned.to_base.difference > 0
+    assert all(each.to_stage_1 is None for each in others)
+
+
 def test_the_reference_that_was_not_measured_leaves_no_comparison():
     rows = rows_of(systems(), judged(), ["dev"], "e", 100, 0)
     assert all(row.figures["dev"].to_reference is None for row in rows if row.figures)

@@ -51,6 +51,16 @@ def test_pair_of_grade_zero_is_no_preference_and_equal_grades_above_follow_the_r
     assert all(pair[2] for pair in RecordedRanking("q", ("a", "b"), (2.0, 1.0), graded=False).pairs())
 
 
+def test_pairs_of_nearly_equal_grades_can_be_left_undecided():
+    """An LLM is sure that a hit is useless long before it is sure which of two good ones is better."""
+    graded = RecordedRanking("q", ("a", "b", "c", "d"), (3.0, 2.0, 1.0, 0.0), graded=True)
+    decided = [pair[:2] for pair in graded.pairs(min_grade_gap=2) if pair[2]]
+    assert decided == [("a", "c"), ("a", "d"), ("b", "d")]
+    assert not any(pair[2] for pair in RecordedRanking("q", ("a", "b"), (0.0, 0.0), graded=True).pairs(0))
+    by_place = RecordedRanking("q", ("a", "b", "c"), (3.0, 2.0, 1.0), graded=False)
+    assert [pair[:2] for pair in by_place.pairs(min_grade_gap=2) if pair[2]] == [("a", "c")]
+
+
 GOOD = {"query_id": "q1", "ranking": ["a", "b"]}
 FAULTS = [
     ("not json", "not a JSON object"),

@@ -55,8 +55,11 @@ def agreement(artifact: Artifact, wanted: dict[str, list[str]]) -> float:
     return sum(right) / len(right)
 
 
-def test_pairs_turn_the_ranking_and_stage_1_is_replayed(tmp_path: Path, tiny_encoder: Path, ray_cluster: None):
-    shelf = make(tmp_path, tiny_encoder, replay=0.5, epochs=30)
+@pytest.mark.parametrize("depth", [1, 2])
+def test_pairs_turn_the_ranking_and_stage_1_is_replayed(
+    depth: int, tmp_path: Path, tiny_encoder: Path, ray_cluster: None
+):
+    shelf = make(tmp_path, tiny_encoder, replay=0.5, epochs=30, depth=depth)
     wanted = against_the_encoder(shelf)
     pairs = [(i, order[a], order[b]) for i, order in wanted.items() for a, b in ((0, 1), (0, 2), (1, 2))]
     shelf.preferences(pairs, [(i, order, [2.0, 1.0, 0.0]) for i, order in wanted.items()])

@@ -85,6 +85,14 @@ def test_every_train_query_comes_once_with_its_own_labels(
     ]
 
 
+def test_without_labels_no_judgment_is_read(context: StageContext):
+    """An arm that claims to need no judgment must not see one."""
+    blocks = Sources(context, (), align=False, graded=False, pairs=False, labels=False).examples()
+    examples = [each for block in blocks for each in block]
+    assert [each.query_id for each in examples] == ["a", "b", "d", "e"]
+    assert not any(each.labelled or each.labelled_ids for each in examples)
+
+
 def test_recipe_without_train_queries_has_no_examples(tmp_path: Path):
     shelf = Shelf(Recipe.model_validate({"workspace": str(tmp_path), "corpus": {"path": "unused"}}))
     shelf.corpus([{"passage_id": "p", "title": "", "text": "text"}], {})

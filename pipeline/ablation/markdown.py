@@ -35,7 +35,8 @@ def _row(result: Ablation, split: SplitQueries, row: Row, intervals: bool) -> li
     name = f"{row.name} (as {row.same_as})" if row.same_as else row.name
     seeds = f"{row.seeds} of {len(result.seeds)}" if row.trained and row.errors else str(row.seeds or _NONE)
     found = row.figures.get(split.split)
-    figures = _cells(found, result, split, intervals) if found else ["failed", *[_NONE] * (len(header(result, split)) - 4)]
+    missing = ["failed", *[_NONE] * (len(header(result, split)) - 4)]
+    figures = _cells(found, result, split, intervals) if found else missing
     return [name, seeds, *figures, _NONE if row.train_seconds is None else f"{row.train_seconds:,.0f}"]
 
 

@@ -1,7 +1,27 @@
-"""The one exception that reaches the user: what was wrong, where, and what to do."""
+"""The one exception that reaches the user (what was wrong, where, and what to do), and how it is found in others."""
 
 from __future__ import annotations
 
 
 class RayrieverError(Exception):
     """A condition the user can mend. The command line prints its text without a traceback and exits with 1."""
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The RayrieverError or OSError inside what Ray wrapped around it; else the error itself."""
+    for inner in _chain(error):
+        # Ray's own wrappers also inherit from the class they wrap; their text is a traceback.
+        if isinstance(inner, (RayrieverError, OSError)) and not hasattr(inner, "traceback_str"):
+            return inner
+    return error
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    found: list[BaseException] = []
+    pending: list[BaseException | None] = [error]
+    while pending:
+        inner = pending.pop()
+        if inner is not None and inner not in found:
+            found.append(inner)
+            pending += [getattr(inner, "cause", None), inner.__cause__, inner.__context__]
+    return found

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
 from pipeline import __version__
-from pipeline.errors import RayrieverError
+from pipeline.errors import RayrieverError, root_cause
 from pipeline.evaluation.stage import publish
 from pipeline.memory import PeakMemory
 from pipeline.progress import Progress
@@ -139,28 +139,8 @@ def _readable_errors(workspace: Workspace) -> Iterator[None]:
             try:
                 yield
             except Exception as error:
-                raise _root(error) from error
+                raise root_cause(error) from error
     except RayrieverError:
         raise
     except MemoryError as error:
         raise RayrieverError("out of memory: lower batch sizes or actors, or use a larger machine.") from error
-
-
-def _root(error: BaseException) -> BaseException:
-    """The RayrieverError or OSError inside what Ray wrapped around it; else the error itself."""
-    for inner in _chain(error):
-        # Ray's own wrappers also inherit from the class they wrap; their text is a traceback.
-        if isinstance(inner, (RayrieverError, OSError)) and not hasattr(inner, "traceback_str"):
-            return inner
-    return error
-
-
-def _chain(error: BaseException) -> Sequence[BaseException]:
-    found: list[BaseException] = []
-    pending: list[BaseException | None] = [error]
-    while pending:
-        inner = pending.pop()
-        if inner is not None and inner not in found:
-            found.append(inner)
-            pending += [getattr(inner, "cause", None), inner.__cause__, inner.__context__]
-    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import lru_cache
 from typing import cast
 
@@ -92,6 +92,17 @@ class _Groups:
 def representatives(duplicates: pa.Table) -> dict[str, str]:
     """Id -> first of its group, from rows of `records.DUPLICATE`; ids that are absent stand for themselves."""
     return dict(zip(duplicates["passage_id"].to_pylist(), duplicates["duplicate_of"].to_pylist(), strict=True))
+
+
+def known_ids(passage_ids: Iterable[str], same: Mapping[str, str]) -> dict[str, str]:
+    """Id that a file may name -> id in the corpus: its own, or that of the passage it is a dropped duplicate of.
+
+    Args:
+        passage_ids: of the corpus.
+        same: as `representatives` returns them.
+    """
+    present = {passage_id: passage_id for passage_id in passage_ids}
+    return {dropped: kept for dropped, kept in same.items() if dropped not in present} | present
 
 
 def _normalised(text: str) -> str:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import records
-from pipeline.corpus.duplicates import representatives
+from pipeline.corpus.duplicates import known_ids, representatives
 from pipeline.errors import RayrieverError
 from pipeline.llm.requests import answer_fingerprint
 from pipeline.preferences.aggregation import consistency, order_of, win_matrix
@@ -116,10 +116,8 @@ def _run_recorded(ctx: StageContext, section: PreferencesSection, path: str) -> 
 
 def _held_against(ctx: StageContext) -> Corpus:
     same = representatives(ctx.inputs["corpus"].table("duplicates"))
-    present = ctx.inputs["corpus"].table("passages", columns=["passage_id"])["passage_id"].to_pylist()
-    known = {passage_id: passage_id for passage_id in present}
-    dropped = {passage_id: kept for passage_id, kept in same.items() if passage_id not in known}
-    return Corpus(_train_queries(ctx, crops=True), {**dropped, **known}, same)
+    present = ctx.inputs["corpus"].table("passages", columns=["passage_id"])["passage_id"]
+    return Corpus(_train_queries(ctx, crops=True), known_ids(present.to_pylist(), same), same)
 
 
 def _decided(ranking: RecordedRanking, min_grade_gap: float) -> Iterable[Comparison]:

@@ -11,7 +11,7 @@ from pyarrow.fs import FileInfo
 
 from pipeline import records
 from pipeline.corpus.beir import cached_folder
-from pipeline.corpus.duplicates import character_shingles, find_duplicates, representatives
+from pipeline.corpus.duplicates import character_shingles, find_duplicates, known_ids, representatives
 from pipeline.errors import RayrieverError
 from pipeline.lexical.bm25 import build, check_stemmer
 from pipeline.llm.requests import answer_fingerprint
@@ -31,7 +31,9 @@ _TOKENS_PER_PROMPT = 250  # instruction, examples and a passage of median length
 def run(ctx: StageContext) -> None:
     """Write tables `queries` and `judgments`."""
     section = ctx.recipe.queries
-    same_passage, known = _passages(ctx)
+    same_passage = representatives(ctx.inputs["corpus"].table("duplicates"))
+    present = ctx.inputs["corpus"].table("passages", columns=["passage_id"])["passage_id"]
+    known = known_ids(present.to_pylist(), same_passage)
     folder = given_folder(ctx.recipe)
     given = read_given(folder, known, ctx.out.quarantine) if folder else []
     ctx.out.outcomes["given"] = len(given)
@@ -83,15 +85,6 @@ def _check_bad_share(ctx: StageContext, given: int) -> None:
             f"{first}\n"
             f"All in {ctx.out.part_folder('quarantine')}. Mend the rows, or raise corpus.max_bad_share."
         )
-
-
-def _passages(ctx: StageContext) -> tuple[dict[str, str], dict[str, str]]:
-    """Passage id -> representative of its duplicates, and id in a judgment -> id in the corpus."""
-    corpus = ctx.inputs["corpus"]
-    same = representatives(corpus.table("duplicates"))
-    present = corpus.table("passages", columns=["passage_id"])["passage_id"].to_pylist()
-    known = {passage_id: passage_id for passage_id in present}
-    return same, {**{dropped: kept for dropped, kept in same.items() if dropped not in known}, **known}
 
 
 def _to_generate(wanted: int | None, have_train: bool) -> int:

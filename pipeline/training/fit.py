@@ -15,13 +15,14 @@ import ray
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from pipeline.errors import RayrieverError
+from pipeline.errors import RayrieverError, root_cause
 from pipeline.progress import Progress
 from pipeline.ray_session import ensure_ray, explained_ray_errors, require_resources
 from pipeline.recipe import TrainingSection
 from pipeline.stage import StageContext
 from pipeline.training.dev import DevSet
-from pipeline.training.loop import SCORE, STATE, Outcome, TrainingJob, train_worker
+from pipeline.training.job import SCORE, STATE, Outcome, TrainingJob
+from pipeline.training.loop import train_worker
 from pipeline.training.sampler import Dataset
 from pipeline.training.tracking import Tracker
 from pipeline.training.weights import MODEL
@@ -135,9 +136,10 @@ def _train(ctx: StageContext, stage: str, section: TrainingSection, job: Trainin
 def _first_cause(stage: str, error: Any, advice: str) -> BaseException:
     """The first worker's own message, without Ray's tracebacks."""
     first = next(iter(getattr(error, "worker_failures", {}).values()), error)
-    cause = getattr(first, "cause", None) or first
+    cause = root_cause(first)
     if isinstance(cause, (RayrieverError, OSError)):
         return cause
+    cause = getattr(first, "cause", None) or first
     return RayrieverError(f"{stage}: training failed: {type(cause).__name__}: {str(cause)[:500]}. {advice}")
 
 

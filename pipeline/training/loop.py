@@ -7,7 +7,7 @@ import math
 import tempfile
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,68 +19,18 @@ from sentence_transformers import SentenceTransformer
 
 from pipeline.encoder.model import load_model, trained_folder
 from pipeline.errors import RayrieverError
-from pipeline.recipe import AlignSection, DistillSection, EncoderSection, TrainingSection
-from pipeline.training import objective, weights
-from pipeline.training.batch import Visit, assemble
-from pipeline.training.dev import DevSet, dev_score
+from pipeline.recipe import TrainingSection
+from pipeline.training import weights
+from pipeline.training.batch import assemble
+from pipeline.training.dev import dev_score
 from pipeline.training.example_store import ExampleStore
-from pipeline.training.sampler import Dataset, Sampler
+from pipeline.training.job import SCORE, STATE, Outcome, State, TrainingJob
+from pipeline.training.sampler import Sampler
 from pipeline.training.schedule import factor
-from pipeline.training.step import Group, StepRecipe, StepResult, accumulate_gradient
+from pipeline.training.step import Group, StepResult, accumulate_gradient
 from pipeline.workspace import Workspace
 
-STATE = "state.json"
-SCORE = "dev_ndcg_at_10"
 _KINDS = ("labelled", "synthetic", "repelled")
-
-Curve = list[dict[str, float | None]]
-
-
-@dataclass(frozen=True)
-class TrainingJob:
-    """Everything a worker needs; plain data that travels to it."""
-
-    stage: str
-    workspace: str
-    encoder: EncoderSection
-    start: tuple[str, str] | None  # stage and key of the model to start from; None for the base model
-    distill: DistillSection
-    align: AlignSection | None  # what stage 2 asks for, when this is stage 2
-    seed: int
-    parts: list[str]  # Parquet parts of the examples
-    datasets: tuple[Dataset, ...]
-    dev: DevSet | None
-    listener: Any  # handle of the actor that hears of finished steps
-
-    @property
-    def section(self) -> TrainingSection:
-        return self.align or self.distill
-
-    def visit(self) -> Visit:
-        return objective.align_visit(self.align, self.distill) if self.align else objective.distill_visit(self.distill)
-
-    def step_recipe(self) -> StepRecipe:
-        loss = (
-            objective.align_objective(self.align, self.distill)
-            if self.align
-            else objective.distill_objective(self.distill)
-        )
-        section = self.section
-        return StepRecipe(
-            loss, section.temperature, self.distill.synthetic_weight, section.matryoshka, section.activation_tokens
-        )
-
-
-@dataclass
-class State:
-    """Where training stands. With seeds derived from the step, this and the weights' own state resume it exactly."""
-
-    step: int = 0
-    curve: Curve = field(default_factory=list)  # step, mean loss since the last, dev score
-    metrics: list[dict[str, float]] = field(default_factory=list)  # one row per step
-    best: float = -math.inf
-    evaluations_since_best: int = 0
-    stopped: bool = False
 
 
 def evaluation_steps(sampler: Sampler, section: TrainingSection) -> set[int]:
@@ -237,15 +187,6 @@ def _folded(seed: int) -> int:
 
 def _whole(norm: Any) -> Any:
     return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a worker returns: how training went, or why it makes no sense to try again."""
-
-    curve: Curve
-    metrics: list[dict[str, float]]
-    error: str = ""
 
 
 def train_worker(config: dict[str, Any]) -> Outcome:

@@ -1,0 +1,48 @@
+"""The YAML recipe as typed sections: every knob of a run, its unit, its default and why."""
+
+from pipeline.recipe.corpus import CorpusSection, LexicalSection, QueriesSection, QueryKind
+from pipeline.recipe.llm import LlmSection, PreferencesSection, SynthesisSection
+from pipeline.recipe.load import load_recipe, with_overrides
+from pipeline.recipe.recipe import Key, Recipe, describe, section_of
+from pipeline.recipe.run import AblateSection, RaySection, TrackingSection
+from pipeline.recipe.search import EncoderSection, EvaluateSection, IndexSection
+from pipeline.recipe.section import Section
+from pipeline.recipe.training import (
+    AlignSection,
+    DatasetSection,
+    DistillSection,
+    NegativesSection,
+    SyntheticKind,
+    TeacherSection,
+    TrainingSection,
+)
+
+__all__ = [
+    "AblateSection",
+    "AlignSection",
+    "CorpusSection",
+    "DatasetSection",
+    "DistillSection",
+    "EncoderSection",
+    "EvaluateSection",
+    "IndexSection",
+    "Key",
+    "LexicalSection",
+    "LlmSection",
+    "NegativesSection",
+    "PreferencesSection",
+    "QueriesSection",
+    "QueryKind",
+    "RaySection",
+    "Recipe",
+    "Section",
+    "SynthesisSection",
+    "SyntheticKind",
+    "TeacherSection",
+    "TrackingSection",
+    "TrainingSection",
+    "describe",
+    "load_recipe",
+    "section_of",
+    "with_overrides",
+]

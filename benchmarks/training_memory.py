@@ -27,6 +27,7 @@ from pipeline.records import TRAINING_EXAMPLE
 from pipeline.stage import StageContext
 from pipeline.training.example_store import ExampleStore
 from pipeline.training.fit import fit
+from pipeline.training.job import TrainingSet
 from pipeline.training.join import Sources, as_tables
 from pipeline.training.sampler import Dataset
 from pipeline.workspace import ArtifactWriter, Workspace
@@ -116,7 +117,7 @@ def train(ctx: StageContext, arguments: argparse.Namespace) -> dict[str, float]:
     section = ctx.recipe.distill
     visited = Dataset(0, arguments.rows, weight=arguments.steps * section.batch_size / arguments.rows)
     with Peaks() as peaks:
-        fit(ctx, "distill", section, [visited], dev=None, start=None)
+        fit(ctx, "distill", section, TrainingSet(ctx.out.parts("examples"), (visited,)), dev=None, start=None)
     return {
         "train_steps": ctx.out.outcomes["steps"],
         "train_seconds": round(peaks.seconds, 1),

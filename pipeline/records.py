@@ -122,6 +122,12 @@ TRAINING_EXAMPLE = _schema(
     ("orders", pa.list_(pa.list_(pa.int32()))),  # places among the candidates, best first; a pair is one of two
 )
 
+DATASET = _schema(  # rows of TRAINING_EXAMPLE that may share a batch
+    ("start", pa.int64()),
+    ("rows", pa.int64()),
+    ("weight", pa.float64()),  # visits of each row per epoch
+)
+
 HIT = _schema(
     ("system", pa.string()),
     ("query_id", pa.string()),

@@ -173,4 +173,9 @@ class AlignSection(TrainingSection):
     grade_temperature: float = Field(
         1.0, gt=0, description="listwise, margin_mse: grades are divided by it; similarities by `temperature`."
     )
-    replay: float = Field(0.0, ge=0, description="Weight of the stage-1 loss, mixed in.")
+    replay: float = Field(
+        0.0,
+        ge=0,
+        description="Visits of stage 1's examples, in batches of their own with stage 1's loss, per visit of a query "
+        "with preferences.",
+    )

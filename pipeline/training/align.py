@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pipeline.errors import RayrieverError
 from pipeline.records import TRAINING_EXAMPLE
 from pipeline.stage import StageContext
 from pipeline.training.dev import dev_set
-from pipeline.training.distill import has_positive
 from pipeline.training.examples import Example
+from pipeline.training.job import TrainingSet
 from pipeline.training.join import Sources, as_tables
 from pipeline.training.sampler import Dataset
+from pipeline.workspace import Artifact
 
 
 def run(ctx: StageContext) -> None:
@@ -18,24 +21,39 @@ def run(ctx: StageContext) -> None:
 
     section = ctx.recipe.align
     assert section is not None
-
-    def usable(example: Example) -> bool:
-        return bool(example.orders or example.grades) and (section.replay == 0 or has_positive(example))
-
     sources = Sources(
         ctx,
-        ctx.recipe.distill.synthetic if section.replay else (),
+        (),
         align=True,
         graded=section.loss in ("listwise", "margin_mse"),
         pairs=section.loss == "bradley_terry" or (section.loss == "partial_pl" and section.depth in (1, 2)),
         labels=ctx.recipe.distill.labels,
     )
-    tables = as_tables(sources.examples(), usable, ctx.out.outcomes, "examples_without_preference")
+    tables = as_tables(sources.examples(), _usable, ctx.out.outcomes, "examples_without_preference")
     rows = ctx.out.table("examples", tables, TRAINING_EXAMPLE)
     if rows < max(2, section.workers):
         raise RayrieverError(
             f"align: {rows} train queries with a preference; there must be at least two, and one per worker. "
             "Look at the outcomes of the preferences stage (rayriever status), or raise preferences.max_queries."
         )
+    examples = TrainingSet(ctx.out.parts("examples"), (Dataset(0, rows),))
+    if section.replay:
+        examples = with_replay(examples, ctx.inputs["distill"], section.replay)
     start = ("distill", ctx.inputs["distill"].manifest.key)
-    fit(ctx, "align", section, [Dataset(0, rows)], dev_set(ctx, section.dev_passages), start)
+    fit(ctx, "align", section, examples, dev_set(ctx, section.dev_passages), start)
+
+
+def _usable(example: Example) -> bool:
+    return bool(example.orders or example.grades)
+
+
+def with_replay(preferred: TrainingSet, stage_1: Artifact, visits: float) -> TrainingSet:
+    """Stage 1's examples behind those of stage 2, as they lie, visited `visits` times for each visit of the latter.
+
+    Its datasets keep their proportions.
+    """
+    rows = sum(dataset.rows for dataset in preferred.datasets)
+    replayed = [Dataset(**row) for row in stage_1.table("datasets").to_pylist()]
+    share = visits * rows / sum(dataset.rows * dataset.weight for dataset in replayed)
+    behind = (replace(each, start=each.start + rows, weight=each.weight * share) for each in replayed)
+    return TrainingSet([*preferred.parts, *stage_1.parts("examples")], (*preferred.datasets, *behind), rows)

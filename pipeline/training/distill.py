@@ -11,17 +11,18 @@ import pyarrow as pa
 from pipeline.errors import RayrieverError
 from pipeline.recipe import Recipe
 from pipeline.recorded import file_fingerprint
-from pipeline.records import TRAINING_EXAMPLE
+from pipeline.records import DATASET, TRAINING_EXAMPLE
 from pipeline.stage import Estimate, StageContext
 from pipeline.training.dev import dev_set
 from pipeline.training.examples import Example
 from pipeline.training.exchange import read_examples
+from pipeline.training.job import TrainingSet
 from pipeline.training.join import QUERIES_AT_ONCE, Sources, as_tables
 from pipeline.training.sampler import Dataset
 
 
 def run(ctx: StageContext) -> None:
-    """Write tables `examples`, `curve`, `metrics` and folder `model`: the checkpoint that is best on dev."""
+    """Write tables `examples`, `datasets`, `curve`, `metrics` and folder `model`: the checkpoint best on dev."""
     from pipeline.training.fit import fit
 
     section = ctx.recipe.distill
@@ -32,15 +33,13 @@ def run(ctx: StageContext) -> None:
             f"distill: {rows} training queries with a positive; there must be at least two, and one per "
             "worker. Give train judgments or distill.datasets, or raise queries.generate."
         )
-    fit(ctx, "distill", section, datasets, dev_set(ctx, section.dev_passages), start=None)
-
-
-def has_positive(example: Example) -> bool:
-    return bool(example.labelled or example.positives)
+    ctx.out.table("datasets", pa.Table.from_pylist([vars(each) for each in datasets], schema=DATASET), DATASET)
+    examples = TrainingSet(ctx.out.parts("examples"), tuple(datasets))
+    fit(ctx, "distill", section, examples, dev_set(ctx, section.dev_passages), start=None)
 
 
 def _teaches(example: Example) -> bool:
-    return has_positive(example) or bool(example.grades)
+    return bool(example.labelled or example.positives or example.grades)
 
 
 def _write_examples(ctx: StageContext) -> list[Dataset]:

@@ -21,7 +21,7 @@ from pipeline.ray_session import ensure_ray, explained_ray_errors, require_resou
 from pipeline.recipe import TrainingSection
 from pipeline.stage import StageContext
 from pipeline.training.dev import DevSet
-from pipeline.training.job import SCORE, STATE, Outcome, TrainingJob
+from pipeline.training.job import SCORE, STATE, Outcome, TrainingJob, TrainingSet
 from pipeline.training.loop import train_worker
 from pipeline.training.sampler import Dataset
 from pipeline.training.tracking import Tracker
@@ -44,12 +44,12 @@ def fit(
     ctx: StageContext,
     stage: str,
     section: TrainingSection,
-    datasets: Sequence[Dataset],
+    examples: TrainingSet,
     dev: DevSet | None,
     start: tuple[str, str] | None,
 ) -> None:
-    """Train on the stage's table `examples`; write tables `curve`, `metrics` and folder `model`, the best on dev."""
-    _check_rows(ctx, stage, section, datasets)
+    """Train; write tables `curve`, `metrics` and folder `model`, the best on dev."""
+    _check_rows(ctx, stage, section, examples.datasets)
     ensure_ray(ctx.recipe.ray)
     names = (f"{stage}.workers", f"{stage}.cpus_per_worker", f"{stage}.use_gpu")
     fewest = min(section.min_workers or section.workers, section.workers)
@@ -68,8 +68,7 @@ def fit(
             distill=ctx.recipe.distill,
             align=ctx.recipe.align if stage == "align" else None,
             seed=seed,
-            parts=ctx.out.parts("examples"),
-            datasets=tuple(datasets),
+            examples=examples,
             dev=dev,
             listener=listener,
         )

@@ -10,6 +10,7 @@ from pipeline.recipe import AlignSection, DistillSection, EncoderSection, Traini
 from pipeline.training import objective
 from pipeline.training.batch import Visit
 from pipeline.training.dev import DevSet
+from pipeline.training.objective import Objective
 from pipeline.training.sampler import Dataset
 from pipeline.training.step import StepRecipe
 
@@ -17,6 +18,23 @@ STATE = "state.json"
 SCORE = "dev_ndcg_at_10"
 
 Curve = list[dict[str, float | None]]
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Examples on disk, and which of them share batches."""
+
+    parts: list[str]  # Parquet parts on the workspace's filesystem, in the order of their rows
+    datasets: tuple[Dataset, ...]
+    replayed_from: int | None = None  # row from which on they are stage 1's, in stage 2; None for none
+
+
+@dataclass(frozen=True)
+class Task:
+    """How the examples of a batch are visited, and what is minimised over them."""
+
+    visit: Visit
+    step: StepRecipe
 
 
 @dataclass(frozen=True)
@@ -30,8 +48,7 @@ class TrainingJob:
     distill: DistillSection
     align: AlignSection | None  # what stage 2 asks for, when this is stage 2
     seed: int
-    parts: list[str]  # Parquet parts of the examples
-    datasets: tuple[Dataset, ...]
+    examples: TrainingSet
     dev: DevSet | None
     listener: Any  # handle of the actor that hears of finished steps
 
@@ -39,19 +56,18 @@ class TrainingJob:
     def section(self) -> TrainingSection:
         return self.align or self.distill
 
-    def visit(self) -> Visit:
-        return objective.align_visit(self.align, self.distill) if self.align else objective.distill_visit(self.distill)
+    def task(self, row: int) -> Task:
+        """Of a batch with this row of the training set: stage 2's own, or stage 1's."""
+        replayed_from = self.examples.replayed_from
+        if self.align is not None and (replayed_from is None or row < replayed_from):
+            visit, loss = objective.align_visit(self.align), objective.align_objective(self.align)
+            return Task(visit, self._step(loss, self.align.temperature))
+        visit, loss = objective.distill_visit(self.distill), objective.distill_objective(self.distill)
+        return Task(visit, self._step(loss, self.distill.temperature, self.distill.synthetic_weight))
 
-    def step_recipe(self) -> StepRecipe:
-        loss = (
-            objective.align_objective(self.align, self.distill)
-            if self.align
-            else objective.distill_objective(self.distill)
-        )
+    def _step(self, loss: Objective, temperature: float, synthetic_weight: float = 1.0) -> StepRecipe:
         section = self.section
-        return StepRecipe(
-            loss, section.temperature, self.distill.synthetic_weight, section.matryoshka, section.activation_tokens
-        )
+        return StepRecipe(loss, temperature, synthetic_weight, section.matryoshka, section.activation_tokens)
 
 
 @dataclass

@@ -46,12 +46,11 @@ class Worker:
         context = ray.train.get_context()
         self.job, self.section = job, job.section
         self.group = Group(context.get_world_rank(), context.get_world_size())
-        self.examples = ExampleStore(Workspace(job.workspace), job.parts)
+        self.examples = ExampleStore(Workspace(job.workspace), job.examples.parts)
         # Of the recipe's workers, not of those that are left: batches stay the same when nodes are lost.
         self.sampler = Sampler(
-            job.datasets, self.section.batch_size, self.section.epochs, self.section.workers, job.seed
+            job.examples.datasets, self.section.batch_size, self.section.epochs, self.section.workers, job.seed
         )
-        self.recipe, self.visit = job.step_recipe(), job.visit()
         # Adapters start with random weights: the same on every worker.
         torch.manual_seed(_folded(job.seed))
         encoder = self.untrained()
@@ -94,9 +93,10 @@ class Worker:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         epoch, rows = self.sampler.batch(step)
-        batch = assemble(self.examples, rows, self.visit, self.job.seed, epoch)
+        task = self.job.task(rows[0])
+        batch = assemble(self.examples, rows, task.visit, self.job.seed, epoch)
         self.optimizer.zero_grad()
-        result = self._summed(accumulate_gradient(self.model, batch, self.recipe, self.group))
+        result = self._summed(accumulate_gradient(self.model, batch, task.step, self.group))
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.section.max_gradient_norm)
         self._refuse_unless_finite(result.loss, float(_whole(norm)), rows)
         self.optimizer.step()

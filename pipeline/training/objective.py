@@ -36,10 +36,9 @@ def distill_visit(section: DistillSection) -> Visit:
     )
 
 
-def align_visit(section: AlignSection, distill: DistillSection) -> Visit:
+def align_visit(section: AlignSection) -> Visit:
     return Visit(
-        contrast=section.replay > 0,
-        hard_negatives=distill.hard_negatives,
+        contrast=False,
         candidates="order" if section.loss in ("partial_pl", "bradley_terry") else "list",
         depth=section.depth if section.loss == "partial_pl" else None,
     )
@@ -89,15 +88,8 @@ def _over_the_batch(masks: Masks, temperature: float) -> Tensor:
     return torch.where(competes, last - _BELOW * temperature, grades)
 
 
-def align_objective(section: AlignSection, distill: DistillSection) -> Objective:
-    """Stage 2, with a share of stage 1's contrastive loss where the recipe asks for replay; grades are stage 2's."""
-    preferred, replayed = _preference(section), _contrastive(distill)
-    if section.replay == 0:
-        return preferred
-    return lambda scores, masks: preferred(scores, masks) + section.replay * replayed(scores, masks)
-
-
-def _preference(section: AlignSection) -> Objective:
+def align_objective(section: AlignSection) -> Objective:
+    """Stage 2: what the recipe's loss makes of orders or grades."""
     temperature = section.grade_temperature
     losses: dict[str, Objective] = {
         "partial_pl": lambda scores, masks: partial_plackett_luce(scores, masks.order, masks.preference_ignore),

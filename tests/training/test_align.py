@@ -8,11 +8,13 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from pipeline.errors import RayrieverError
-from pipeline.training import align
+from pipeline.training import align, distill
+from pipeline.training.job import TrainingSet
+from pipeline.training.sampler import Dataset
 from pipeline.workspace import Artifact
 from tests.training.trained import PASSAGES, TRAIN, TrainingShelf
 
-INPUTS = ("corpus", "queries", "synthesis", "distill", "preferences")
+INPUTS = ("corpus", "queries", "distill", "preferences")
 TEXTS = {passage["passage_id"]: f"{passage['title']} {passage['text']}" for passage in PASSAGES}
 QUERIES = {query["query_id"]: query["text"] for query in TRAIN}
 LISTS = {f"q{n}": [f"p{(n + step) % 12:02d}" for step in (1, 2, 3)] for n in range(8)}
@@ -30,10 +32,15 @@ def cosines(model: SentenceTransformer) -> dict[str, dict[str, float]]:
 
 
 def make(folder: Path, encoder: Path, **section: object) -> TrainingShelf:
-    """A shelf without dev queries, so that the last checkpoint is the one that is kept."""
-    shelf = TrainingShelf(folder, encoder, align={"epochs": 10, "learning_rate": 3e-3, **section})
+    """A shelf without dev queries, so that the last checkpoint is the one that is kept; stage 1 ran if replayed."""
+    shelf = TrainingShelf(
+        folder, encoder, align={"epochs": 10, "learning_rate": 3e-3, **section}, distill={"learning_rate": 1e-9}
+    )
     shelf.without_dev()
-    shelf.tuned()
+    if section.get("replay"):
+        shelf.run("distill", distill.run, ("corpus", "queries", "synthesis"))
+    else:
+        shelf.tuned()
     return shelf
 
 
@@ -73,9 +80,11 @@ def test_pairs_turn_the_ranking_and_stage_1_is_replayed(
         assert not example["grades"]
     assert artifact.manifest.outcomes["examples_without_preference"] == 1
     rows = artifact.table("metrics").to_pylist()
-    assert len(rows) == artifact.manifest.outcomes["chosen_step"] == 60
-    assert all(math.isfinite(row["loss"]) and row["cosine_labelled"] is not None for row in rows)
-    assert any(row["cosine_synthetic"] is not None for row in rows), "what stage 1 learned from the LLM is replayed"
+    assert len(rows) == artifact.manifest.outcomes["chosen_step"] == 90
+    assert all(math.isfinite(row["loss"]) for row in rows)
+    replayed = [row for row in rows if row["cosine_labelled"] is not None]
+    assert len(replayed) == 30, "4 visits of stage 1's examples, a batch, to 8 of preferences in every epoch"
+    assert any(row["cosine_synthetic"] is not None for row in replayed), "with what the LLM wrote"
     assert [point["dev_ndcg_at_10"] for point in artifact.table("curve").to_pylist()] == [None] * 31
     assert agreement(artifact, wanted) > 0.8
 
@@ -89,6 +98,15 @@ def test_grades_order_the_whole_list(tmp_path: Path, tiny_encoder: Path, ray_clu
     rows = artifact.table("metrics").to_pylist()
     assert all(row["cosine_labelled"] is None for row in rows), "without replay no label enters"
     assert agreement(artifact, wanted) > 0.8
+
+
+def test_replayed_tables_lie_behind_and_keep_their_proportions(tmp_path: Path, tiny_encoder: Path, ray_cluster: None):
+    """A wrong start would replay preferences as labels; a lost weight would drown them in a large table."""
+    shelf = make(tmp_path, tiny_encoder, replay=0.5)
+    stage_1 = shelf.finished["distill"]
+    mixed = align.with_replay(TrainingSet(["a", "b"], (Dataset(0, 8),)), stage_1, 0.5)
+    assert mixed.parts == ["a", "b", *stage_1.parts("examples")] and mixed.replayed_from == 8
+    assert mixed.datasets == (Dataset(0, 8), Dataset(8, 9, pytest.approx(8 * 0.5 / 9)))
 
 
 def test_preferences_that_say_nothing_are_told_before_any_training(tmp_path: Path, tiny_encoder: Path):

@@ -1,12 +1,16 @@
 """What a training minimises, over whole batches."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from pipeline.recipe import AlignSection, DistillSection
+from pipeline.recipe import AlignSection, DistillSection, EncoderSection
 from pipeline.training.batch import assemble
 from pipeline.training.examples import Example
+from pipeline.training.job import TrainingJob, TrainingSet
 from pipeline.training.objective import align_objective, align_visit, distill_objective, distill_visit
+from pipeline.training.sampler import Dataset
 
 LISTED = {"candidate_ids": ("1", "2", "3"), "candidates": ("A", "B", "C"), "grades": (1.2, 0.9, 0.5)}
 
@@ -55,7 +59,7 @@ def test_teacher_weight_scales_the_list_s_part_alone():
 
 @pytest.mark.parametrize("loss", ["partial_pl", "bradley_terry", "listwise", "margin_mse"])
 def test_every_alignment_loss_falls_when_the_preferred_one_rises(loss: str):
-    section, distill = AlignSection(loss=loss), DistillSection()
+    section = AlignSection(loss=loss)
     graded = loss in ("listwise", "margin_mse")
     row = Example(
         "a",
@@ -65,32 +69,21 @@ def test_every_alignment_loss_falls_when_the_preferred_one_rises(loss: str):
         grades=(3.0, 0.0) if graded else (),
         orders=() if graded else ((0, 1),),
     )
-    batch = assemble([row], [0], align_visit(section, distill), seed=0, epoch=0)
+    batch = assemble([row], [0], align_visit(section), seed=0, epoch=0)
     assert batch.documents == ["good", "bad"]
-    masks, objective = batch.masks(slice(0, 1)), align_objective(section, distill)
+    masks, objective = batch.masks(slice(0, 1)), align_objective(section)
     assert objective(torch.tensor([[1.0, 0.0]]), masks) < objective(torch.tensor([[0.0, 1.0]]), masks)
 
 
-def test_replay_adds_its_share_of_stage_one():
-    row = Example("a", "a", ("7",), ("L",), candidate_ids=("1", "2"), candidates=("G", "B"), orders=((0, 1),))
-    distill = DistillSection(teacher_weight=0.0)
-    scores = torch.tensor([[0.3, 0.7, 0.1]])
-    parts = []
-    for replay in (0.0, 0.5, 1.0):
-        section = AlignSection(replay=replay or 1e-9)
-        batch = assemble([row], [0], align_visit(section, distill), seed=0, epoch=0)
-        parts.append(align_objective(section, distill)(scores, batch.masks(slice(0, 1))))
-    assert torch.allclose(parts[2] - parts[1], parts[1] - parts[0], atol=1e-6)
-
-
-def test_grades_of_stage_two_are_no_teachers_list_in_the_replay():
-    """They are on another scale, and the preference loss has them already."""
-    row = Example("a", "a", ("7",), ("L",), candidate_ids=("1", "2"), candidates=("G", "B"), grades=(3.0, 0.0))
-    section = AlignSection(loss="listwise", replay=0.5)
-    found = []
-    for teacher_weight in (0.0, 1.0):
-        distill = DistillSection(teacher_weight=teacher_weight)
-        batch = assemble([row], [0], align_visit(section, distill), seed=0, epoch=0)
-        masks = batch.masks(slice(0, 1))
-        found.append(align_objective(section, distill)(torch.tensor([[0.3, 0.7, 0.1]]), masks))
-    assert torch.equal(found[0], found[1])
+def test_replayed_rows_are_visited_and_scored_as_stage_one_does():
+    """Scored as preferences, a teacher's list would be an order, and a label nothing at all."""
+    distill, align = DistillSection(loss="infonce", temperature=0.1), AlignSection(loss="listwise", temperature=0.2)
+    examples = TrainingSet([], (Dataset(0, 5), Dataset(5, 3)), replayed_from=5)
+    job = TrainingJob("align", "w", EncoderSection(), None, distill, align, 0, examples, None, None)
+    own, replayed = job.task(4), job.task(5)
+    assert (own.visit, own.step.temperature) == (align_visit(align), 0.2)
+    assert (replayed.visit, replayed.step.temperature) == (distill_visit(distill), 0.1)
+    assert replayed.visit.contrast and not own.visit.contrast
+    alone = replace(job, align=None, examples=TrainingSet([], (Dataset(0, 8),)))
+    assert alone.task(0).visit == distill_visit(distill)
+    assert replace(job, examples=TrainingSet([], (Dataset(0, 8),))).task(7).visit == align_visit(align)

@@ -18,7 +18,7 @@ from pipeline.training.examples import Example
 from pipeline.training.step import Group, StepRecipe, _cached, accumulate_gradient
 
 DISTILL = DistillSection(dtype="float32")
-ALIGN = AlignSection(dtype="float32", replay=0.5)
+ALIGN = AlignSection(dtype="float32")
 
 
 def uneven_batch(visit: Visit) -> Batch:
@@ -37,8 +37,8 @@ def uneven_batch(visit: Visit) -> Batch:
 def recipe_of(loss: str, kept: int | None) -> tuple[StepRecipe, Visit]:
     if loss == "partial_pl":
         return (
-            StepRecipe(objective.align_objective(ALIGN, DISTILL), 0.05, activation_tokens=kept),
-            objective.align_visit(ALIGN, DISTILL),
+            StepRecipe(objective.align_objective(ALIGN), 0.05, activation_tokens=kept),
+            objective.align_visit(ALIGN),
         )
     section = DistillSection(loss=loss, dtype="float32")
     step = StepRecipe(objective.distill_objective(section), 0.05, 0.3, (8, 16), activation_tokens=kept)

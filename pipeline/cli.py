@@ -319,7 +319,7 @@ def _show_ablation(result: Any) -> None:
         for row in markdown.cells(result, split, intervals=False):
             table.add_row(*map(escape, row))
         # A wrapped line can be read; a figure cut to its first digits cannot.
-        out.print(table, width=max(out.width, _ABLATION_WIDTH), crop=False, soft_wrap=True)
+        Console(width=max(out.width, _ABLATION_WIDTH)).print(table)
     for line in (*markdown.notes(result), markdown.choice(result)):
         out.print(escape(line), highlight=False, soft_wrap=True)
     for line in markdown.failures(result):

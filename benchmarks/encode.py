@@ -6,7 +6,6 @@ The two take turns, the order swapped every repetition; quoted are medians and t
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import statistics
 import time
@@ -14,6 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from figures import show
 from sentence_transformers import SentenceTransformer
 
 from pipeline.corpus.pydoc import read_documentation
@@ -66,14 +66,6 @@ def summarise(texts: list[str], seconds: dict[str, list[float]], vectors: dict[s
         "cosine_min": round(float(np.min((vectors["ours"] * vectors["peer"]).sum(axis=1))), 6),
         "torch": torch.__version__,
     }
-
-
-def show(as_json: bool, figures: dict[str, object]) -> None:
-    if as_json:
-        print(json.dumps(figures, indent=1))
-        return
-    for name, value in figures.items():
-        print(f"{name:40} {value}")
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from figures import show
+
 SIDE = Path(__file__).with_name("training_side.py")
 HIGHEST_LOSS_DIFFERENCE = 1e-3
 BFLOAT16 = {"torch.bfloat16, gradient True", "torch.bfloat16, gradient False"}
@@ -102,14 +104,6 @@ def summarise(found: Measurements) -> dict[str, float]:
 
 def named(prefix: str, figures: Mapping[str, float]) -> dict[str, float]:
     return {f"{prefix}_{name}": value for name, value in figures.items()}
-
-
-def show(as_json: bool, figures: dict[str, Any]) -> None:
-    if as_json:
-        print(json.dumps(figures, indent=1))
-        return
-    for name, value in figures.items():
-        print(f"{name:60} {value}")
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import psutil
+from figures import show
 from synthetic_workspace import write_corpus, write_encoder, write_queries
 
 from pipeline.progress import Silent
@@ -87,7 +88,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
 
 def join(ctx: StageContext) -> dict[str, float]:
     with Peaks() as peaks:
-        sources = Sources(ctx, (), align=False, graded=False, pairs=False)
+        sources = Sources(ctx, (), graded=False, pairs=False)
         tables = as_tables(sources.examples(), lambda example: bool(example.labelled), ctx.out.outcomes, "excluded")
         rows = ctx.out.table("examples", tables, TRAINING_EXAMPLE)
     return {
@@ -163,14 +164,6 @@ def private_mb(process: psutil.Process, named: str = "") -> float:
     except psutil.Error:  # ended meanwhile
         return 0.0
     return float(memory.rss - memory.shared) / 1e6
-
-
-def show(as_json: bool, figures: dict[str, float]) -> None:
-    if as_json:
-        print(json.dumps(figures, indent=1))
-        return
-    for name, value in figures.items():
-        print(f"{name:40} {value}")
 
 
 def parse_arguments() -> argparse.Namespace:

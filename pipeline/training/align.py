@@ -24,7 +24,6 @@ def run(ctx: StageContext) -> None:
     sources = Sources(
         ctx,
         (),
-        align=True,
         graded=section.loss in ("listwise", "margin_mse"),
         pairs=section.loss == "bradley_terry" or (section.loss == "partial_pl" and section.depth in (1, 2)),
         labels=ctx.recipe.distill.labels,

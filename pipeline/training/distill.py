@@ -65,7 +65,7 @@ def _origins(ctx: StageContext) -> Iterator[Iterator[list[Example]]]:
     section = ctx.recipe.distill
     # InfoNCE has one positive per row: of what the LLM wrote, only the negative can enter.
     kinds = [kind for kind in section.synthetic if kind == "negative" or section.loss != "infonce"]
-    sources = Sources(ctx, kinds, align=False, graded=False, pairs=False, labels=section.labels)
+    sources = Sources(ctx, kinds, graded=False, pairs=False, labels=section.labels)
     yield sources.examples()
     yield sources.sentences()
     for dataset in section.datasets:

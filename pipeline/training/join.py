@@ -56,7 +56,6 @@ class Sources:
 
     ctx: StageContext
     synthetic: Sequence[str]  # kinds of LLM-written documents that enter
-    align: bool  # also the candidates that preferences and grades speak of
     graded: bool  # stage 2 needs every candidate's grade, not orders
     pairs: bool  # orders are the pairs that were compared, not the aggregated ones
     labels: bool = True  # labelled passages attract
@@ -75,10 +74,10 @@ class Sources:
         labels = {i: {row["passage_id"] for row in rows if row["grade"] > 0} for i, rows in judgments.items()}
         synthesis = lookups.by_query("synthesis", "synthesis", ids) if self.synthetic else {}
         mined = lookups.by_query("mine", "negatives", ids)
-        taught = lookups.by_query("teach", "taught", ids) if not self.align else {}
+        taught = lookups.by_query("teach", "taught", ids)
         lists = {query_id: row for query_id, rows in taught.items() for row in rows if row["kind"] == "query"}
-        orders = lookups.by_query("preferences", "orders", ids) if self.align else {}
-        pairs = lookups.by_query("preferences", "preferences", ids) if self.align and self.pairs else {}
+        orders = lookups.by_query("preferences", "orders", ids)
+        pairs = lookups.by_query("preferences", "preferences", ids) if self.pairs else {}
         wanted = {passage for labelled in labels.values() for passage in labelled}
         wanted |= {row["passage_id"] for rows in mined.values() for row in rows}
         wanted |= {passage for rows in orders.values() for row in rows for passage in row["passage_ids"]}

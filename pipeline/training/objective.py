@@ -46,10 +46,9 @@ def align_visit(section: AlignSection) -> Visit:
 
 def distill_objective(section: DistillSection) -> Objective:
     """Stage 1: the contrastive loss of rows with a positive, and the teacher's lists of rows that have one."""
-    contrastive = _contrastive(section)
 
     def losses(scores: Tensor, masks: Masks) -> Tensor:
-        contrast = contrastive(scores, masks)
+        contrast = _of_rows(masks.positive.any(dim=1), _CONTRASTIVE[section.loss], scores, masks)
         if not section.teacher_weight or bool(masks.grades.isnan().all()):
             return contrast
         grades = _over_the_batch(masks, section.teacher_temperature)
@@ -63,10 +62,6 @@ _CONTRASTIVE: dict[str, Objective] = {
     "supcon": lambda scores, masks: supcon(scores, masks.positive, masks.ignore, masks.weights),
     "infonce": lambda scores, masks: infonce(scores, masks.positive, masks.ignore),
 }
-
-
-def _contrastive(section: DistillSection) -> Objective:
-    return lambda scores, masks: _of_rows(masks.positive.any(dim=1), _CONTRASTIVE[section.loss], scores, masks)
 
 
 def _of_rows(rows: Tensor, objective: Objective, scores: Tensor, masks: Masks) -> Tensor:

@@ -128,7 +128,7 @@ def test_every_order_has_its_turn_before_any_twice():
     assert drawn == [(0, 1)] * 3
 
 
-def test_replayed_documents_do_not_compete_with_preferences_nor_these_with_them():
+def test_documents_of_the_contrastive_loss_do_not_compete_with_preferences_nor_these_with_them():
     row = ranked(example("a", {"1": "A"}, ["A+"], ["A-"]), "pq", orders=((0, 1),))
     batch = assemble([row], [0], Visit(contrast=True, candidates="order"), seed=0, epoch=0)
     assert marked(batch, 0, "preference_ignore") == {"A", "A+", "A-"}

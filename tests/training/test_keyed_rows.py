@@ -74,7 +74,7 @@ def test_every_train_query_comes_once_with_its_own_labels(
 ):
     """The order decides which queries share a batch: it must not depend on the blocks."""
     monkeypatch.setattr(join, "QUERIES_AT_ONCE", at_once)
-    blocks = list(Sources(context, (), align=False, graded=False, pairs=False).examples())
+    blocks = list(Sources(context, (), graded=False, pairs=False).examples())
     assert max(map(len, blocks)) <= at_once
     found = {each.query_id: (each.query, each.labelled_ids, each.labelled) for block in blocks for each in block}
     assert list(found.items()) == [
@@ -87,7 +87,7 @@ def test_every_train_query_comes_once_with_its_own_labels(
 
 def test_without_labels_no_judgment_is_read(context: StageContext):
     """An arm that claims to need no judgment must not see one."""
-    blocks = Sources(context, (), align=False, graded=False, pairs=False, labels=False).examples()
+    blocks = Sources(context, (), graded=False, pairs=False, labels=False).examples()
     examples = [each for block in blocks for each in block]
     assert [each.query_id for each in examples] == ["a", "b", "d", "e"]
     assert not any(each.labelled or each.labelled_ids for each in examples)
@@ -99,4 +99,4 @@ def test_recipe_without_train_queries_has_no_examples(tmp_path: Path):
     shelf.queries([], [])
     out = ArtifactWriter(shelf.workspace, "distill", "0")
     ctx = StageContext(shelf.recipe, MappingProxyType(shelf.finished), out, shelf.workspace, Silent())
-    assert list(Sources(ctx, (), align=False, graded=False, pairs=False).examples()) == []
+    assert list(Sources(ctx, (), graded=False, pairs=False).examples()) == []

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.llm.prompts import fingerprint
 from pipeline.models import locate
 from pipeline.recipe import LlmSection
 from pipeline.records import LLM_REQUEST
@@ -42,15 +41,6 @@ def model_identity(section: LlmSection) -> str:
     Raises RayrieverError when a local model cannot be found.
     """
     return section.model if section.engine == "openai" else locate(section.model).fingerprint
-
-
-def answer_fingerprint(section: LlmSection, prompts: Sequence[str]) -> dict[str, Any]:
-    """What stored results that asked this LLM with these prompt templates depend on, for stage keys."""
-    return {
-        "model": model_identity(section),
-        "section": section.result_fields(),
-        "prompts": fingerprint(*prompts),
-    }
 
 
 def request_id(model: str, messages: Messages, sampling: Sampling) -> str:

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.llm.complete import complete
-from pipeline.llm.prompts import render
-from pipeline.llm.requests import Sampling, build, model_identity
+from pipeline.llm.parsers import CHOICES
+from pipeline.llm.prompts import load
+from pipeline.llm.requests import build, model_identity
 from pipeline.preferences.pairs import as_shown, choose_pairs
-from pipeline.preferences.parsing import parse_choice
 from pipeline.recipe import PreferencesSection
 from pipeline.stage import StageContext
 
-PROMPT = "preference"
-SAMPLING = Sampling(temperature=0.0, max_tokens=8)
+TASK = "preference"
 
 Outcome = Literal["first", "second", "none", "unparseable", "error", "label_first", "label_second"]
 _WINNERS: dict[Outcome, Literal["first", "second"]] = {
@@ -91,7 +90,7 @@ def compare(
     Raises RayrieverError as `pipeline.llm.complete` does.
     """
     open_questions = [question for question in asked if question.label is None]
-    answers = iter(_ask(ctx, open_questions, queries, passages))
+    outcomes = iter(_ask(ctx, open_questions, queries, passages))
     model = ctx.recipe.llm.model
     comparisons = []
     for question in asked:
@@ -99,27 +98,30 @@ def compare(
         if question.label is not None:
             comparisons.append(Comparison(*ids, None, None, question.label))
         else:
-            answer = next(answers)
-            outcome: Outcome = "error" if answer is None else parse_choice(answer) or "unparseable"
+            answer, outcome = next(outcomes)
             comparisons.append(Comparison(*ids, answer, model, outcome))
     return comparisons
 
 
 def _ask(
     ctx: StageContext, asked: Sequence[Question], queries: Mapping[str, str], passages: Mapping[str, str]
-) -> list[str | None]:
-    """Answers in order; None where the request has failed."""
+) -> list[tuple[str | None, Outcome]]:
+    """Answers in order, None where the request has failed, and what they say."""
     if not asked:
         return []
     recipe = ctx.recipe
-    prompts = [
-        render(PROMPT, query=queries[each.query_id], first=passages[each.first_id], second=passages[each.second_id])
+    prompt = load(TASK, recipe.llm)
+    parse = CHOICES[prompt.about.parser]
+    conversations = [
+        prompt.messages(query=queries[each.query_id], first=passages[each.first_id], second=passages[each.second_id])
         for each in asked
     ]
-    requests = build(model_identity(recipe.llm), PROMPT, prompts, SAMPLING)
+    requests = build(model_identity(recipe.llm), TASK, conversations, prompt.sampling())
     responses = complete(requests, recipe.llm, ctx.workspace, recipe.ray, ctx.progress, "passages compared")
-    rows = zip(responses["text"].to_pylist(), responses["error"].to_pylist(), strict=True)
-    return [text if error is None else None for text, error in rows]
+    return [
+        (None, "error") if row["error"] else (row["text"], parse(row["text"], row["finish_reason"]) or "unparseable")
+        for row in responses.to_pylist()
+    ]
 
 
 def preferences_of(comparisons: Sequence[Comparison]) -> tuple[dict[str, list[tuple[str, str]]], Counter[str]]:

@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 from pipeline import records
 from pipeline.corpus.duplicates import known_ids, representatives
 from pipeline.errors import RayrieverError
-from pipeline.llm.requests import answer_fingerprint
+from pipeline.llm.prompts import answer_fingerprint
 from pipeline.preferences.aggregation import consistency, order_of, win_matrix
 from pipeline.preferences.candidates import labelled, shown_passages, top_hits
-from pipeline.preferences.comparisons import PROMPT, Comparison, compare, preferences_of, questions
+from pipeline.preferences.comparisons import TASK, Comparison, compare, preferences_of, questions
 from pipeline.preferences.recorded import Corpus, RecordedRanking, read_rankings
 from pipeline.rankings import Hit, to_table
 from pipeline.recipe import PreferencesSection, Recipe
@@ -155,9 +155,16 @@ def _write(
 
 
 def external(recipe: Recipe) -> Any:
-    """Fingerprint of the recorded file, or of the model and the prompt."""
-    path = _section(recipe).path
-    return file_fingerprint(path) if path is not None else answer_fingerprint(recipe.llm, [PROMPT])
+    """Fingerprint of the recorded file, or of the model and the prompt.
+
+    Raises RayrieverError when one of them is not there, and for a rule on grades where the LLM only chooses.
+    """
+    section = _section(recipe)
+    if section.path is not None:
+        return file_fingerprint(section.path)
+    if section.min_grade_gap:
+        raise RayrieverError("preferences.min_grade_gap: only recorded rankings have grades. Give preferences.path.")
+    return answer_fingerprint(recipe.llm, [TASK])
 
 
 def estimate(recipe: Recipe, upstream: Mapping[str, Estimate]) -> Estimate:

@@ -12,17 +12,18 @@ import pyarrow as pa
 
 from pipeline.lexical.bm25 import Lexical
 from pipeline.llm.complete import complete
-from pipeline.llm.prompts import render
-from pipeline.llm.requests import Sampling, build, model_identity
+from pipeline.llm.parsers import TEXTS
+from pipeline.llm.prompts import load
+from pipeline.llm.requests import build, model_identity
 from pipeline.queries.given import Query
-from pipeline.recipe import QueryKind
+from pipeline.recipe import QueryKind, Recipe
 from pipeline.records import full_text
 from pipeline.stage import StageContext
 from pipeline.workspace import digest
 
 # A passage says too little to be asked about below this, and a prompt holds no more than this.
 _FEWEST_WORDS, _MOST_WORDS = 5, 120
-MAX_TOKENS: dict[QueryKind, int] = {"question": 40, "keywords": 24, "claim": 48}
+WRITTEN: tuple[QueryKind, ...] = ("question", "keywords", "claim")  # by the LLM
 _CROP_WORDS = (5, 64)  # Baldelli et al. 2024, section 3.1 crops sentences; the bounds keep search-like lengths
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n\s*\n")
 
@@ -63,25 +64,6 @@ def crop(text: str, seed: str) -> str | None:
     return random.Random(seed).choice(fitting) if fitting else None
 
 
-def parse(kind: QueryKind, answer: str) -> str | None:
-    """The query in an LLM's answer, or None where the answer is not one of this kind and nothing else.
-
-    A label before the query ("Question:"), a bullet and quotes around it are taken off; a second line is a fault.
-    """
-    text = answer.strip()
-    text = re.sub(r"^(?:(?:search )?query|question|keywords|claim|statement)\s*:\s*", "", text, flags=re.IGNORECASE)
-    text = text.strip().strip("\"'“”`*").strip()
-    words = len(text.split())
-    if "\n" in text or not re.search(r"\w", text):
-        return None
-    if kind == "question":
-        return text if text.endswith("?") and text.count("?") == 1 and 3 <= words <= 40 else None
-    if kind == "keywords":
-        text = " ".join(text.replace(",", " ").split()).rstrip(".")
-        return text if 2 <= len(text.split()) <= 10 and "?" not in text else None
-    return text if 4 <= words <= 50 and text[-1] in ".!" and "?" not in text else None
-
-
 def generate(ctx: StageContext, assignments: Sequence[Assignment], lexical: Lexical) -> list[Query]:
     """Queries with their passage as label; outcomes are counted per kind in `ctx.out.outcomes`."""
     crops = [(a, crop(a.text, f"{ctx.recipe.seed}-{a.passage_id}")) for a in assignments if a.kind == "crop"]
@@ -99,18 +81,15 @@ def generate(ctx: StageContext, assignments: Sequence[Assignment], lexical: Lexi
     return list(queries.values())
 
 
-def request_table(ctx: StageContext, assignments: Sequence[Assignment]) -> pa.Table:
-    """One LLM_REQUEST row per assignment, in order."""
-    identity, temperature = model_identity(ctx.recipe.llm), ctx.recipe.queries.temperature
-    return pa.concat_tables(
-        build(
-            identity,
-            assignment.kind,
-            [render(assignment.kind, passage=_shown(assignment))],
-            Sampling(temperature, MAX_TOKENS[assignment.kind]),
-        )
-        for assignment in assignments
-    )
+def query_requests(recipe: Recipe, assignments: Sequence[Assignment]) -> pa.Table:
+    """One LLM_REQUEST row per assignment, in order; none of them a crop."""
+    identity, temperature = model_identity(recipe.llm), recipe.queries.temperature
+    prompts = {kind: load(kind, recipe.llm) for kind in WRITTEN}
+    rows = []
+    for each in assignments:
+        prompt = prompts[each.kind]
+        rows.append(build(identity, each.kind, [prompt.messages(passage=_shown(each))], prompt.sampling(temperature)))
+    return pa.concat_tables(rows)
 
 
 def _shown(assignment: Assignment) -> str:
@@ -120,14 +99,15 @@ def _shown(assignment: Assignment) -> str:
 def _ask(ctx: StageContext, assignments: Sequence[Assignment]) -> list[tuple[Assignment, str]]:
     if not assignments:
         return []
-    requests = request_table(ctx, assignments)
     recipe = ctx.recipe
+    requests = query_requests(recipe, assignments)
     responses = complete(requests, recipe.llm, ctx.workspace, recipe.ray, ctx.progress, "queries written")
+    parsers = {kind: TEXTS[load(kind, recipe.llm).about.parser] for kind in WRITTEN}
     parsed = []
     for assignment, response in zip(assignments, responses.to_pylist(), strict=True):
         if response["error"] is not None:
             ctx.out.outcomes[f"{assignment.kind}_error"] += 1
-        elif (text := parse(assignment.kind, response["text"])) is None:
+        elif (text := parsers[assignment.kind](response["text"], response["finish_reason"])) is None:
             ctx.out.outcomes[f"{assignment.kind}_unparseable"] += 1
         else:
             parsed.append((assignment, text))

@@ -14,8 +14,8 @@ from pipeline.corpus.beir import cached_folder
 from pipeline.corpus.duplicates import character_shingles, find_duplicates, known_ids, representatives
 from pipeline.errors import RayrieverError
 from pipeline.lexical.bm25 import build, check_stemmer
-from pipeline.llm.requests import answer_fingerprint
-from pipeline.queries.generate import MAX_TOKENS, assign, generate
+from pipeline.llm.prompts import answer_fingerprint
+from pipeline.queries.generate import WRITTEN, assign, generate
 from pipeline.queries.given import NO_PASSAGE, Query, query_files, read_given
 from pipeline.queries.splits import drop_leaks, hold_out, linked_groups
 from pipeline.recipe import Recipe
@@ -131,12 +131,12 @@ def external(recipe: Recipe) -> Any:
     check_stemmer(recipe.lexical.stemmer)
     if recipe.queries.path is None and recipe.corpus.path.startswith("beir:"):
         # Known by its name: its files appear between planning and running, and must not change the key.
-        asked = sorted(set(recipe.queries.kinds) & set(MAX_TOKENS)) if recipe.queries.generate != 0 else []
+        asked = sorted(set(recipe.queries.kinds) & set(WRITTEN)) if recipe.queries.generate != 0 else []
         return {"files": recipe.corpus.path, "llm": answer_fingerprint(recipe.llm, asked) if asked else None}
     folder = given_folder(recipe)
     files = query_files(folder) if folder else []
     names = [["/".join(info.path.rsplit("/", 2)[1:]), info.size, info.mtime_ns] for info in files]
-    written = sorted(set(recipe.queries.kinds) & set(MAX_TOKENS)) if _count(recipe, files) else []
+    written = sorted(set(recipe.queries.kinds) & set(WRITTEN)) if _count(recipe, files) else []
     return {"files": names, "llm": answer_fingerprint(recipe.llm, written) if written else None}
 
 

@@ -34,6 +34,11 @@ class LlmSection(Section):
         ge=0,
         le=1,
     )
+    prompts: dict[str, str] = execution(
+        {},
+        "Prompt files of your own: {TASK: path}; `rayriever prompt list` names the tasks. Their text is in the key of "
+        "every stage that uses them.",
+    )
     engine_kwargs: dict[str, Any] = execution({}, "vllm: passed to the engine as they are.")
 
 
@@ -51,7 +56,9 @@ class SynthesisSection(Section):
     words: int | None = Field(
         None, ge=10, description="Words asked for per synthetic passage; default: the corpus's median, 25 to 150."
     )
-    temperature: float = Field(0.7, ge=0, le=2, description="For writing; verdicts are always asked at 0.")
+    temperature: float | None = Field(
+        None, ge=0, le=2, description="Sampling temperature of the documents; default: the prompt's own."
+    )
     decomposition: Literal["numbered", "bare"] = Field(
         "numbered", description="'numbered' asks for sub-questions; 'bare' is the paper's \"think step by step\"."
     )

@@ -13,15 +13,16 @@ import pyarrow.compute as pc
 
 from pipeline.errors import RayrieverError
 from pipeline.llm.complete import complete
-from pipeline.llm.prompts import render
-from pipeline.llm.requests import Messages, Sampling, answer_fingerprint, build, model_identity
+from pipeline.llm.parsers import TEXTS
+from pipeline.llm.prompts import Prompt, answer_fingerprint, load
+from pipeline.llm.requests import build, model_identity
 from pipeline.recipe import Recipe
 from pipeline.records import SYNTHESIS
 from pipeline.stage import Estimate, StageContext
 from pipeline.synthesis.lengths import match_lengths
-from pipeline.synthesis.parsing import parse_document
 from pipeline.synthesis.recorded import read_recorded, recorded_fingerprint
 from pipeline.synthesis.verification import Verification, adopt, relevant_negatives, verify
+from pipeline.workspace import Artifact
 
 DOCUMENTS = ("decomposition", "positive", "negative")
 _WORDS = (25, 150)  # bounds of the corpus's median, so that one odd corpus does not ask for a word or a book
@@ -77,7 +78,7 @@ def _asked(ctx: StageContext) -> _Synthesis:
     queries = _choose(ctx, _train_queries(ctx, crops=False))
     if not queries:
         return _Synthesis({kind: {} for kind in DOCUMENTS}, {})
-    words = ctx.recipe.synthesis.words or _median_words(ctx)
+    words = words_of(ctx.recipe, ctx.inputs["corpus"])
     # Cut before they are judged: a verdict is about the text that is trained on.
     documents = _matched(ctx, _write_documents(ctx, queries, words))
     verifications = verify(ctx, queries, documents["positive"])
@@ -112,45 +113,59 @@ def _choose(ctx: StageContext, queries: dict[str, str]) -> dict[str, str]:
     return {ids[number]: queries[ids[number]] for number in sorted(chosen)}
 
 
-def _median_words(ctx: StageContext) -> int:
-    """Synthetic passages as long as the corpus's own, or length alone would tell them apart."""
-    texts = ctx.inputs["corpus"].table("passages", columns=["text"])["text"]
+def words_of(recipe: Recipe, corpus: Artifact) -> int:
+    """Words to ask for: as long as the corpus's own passages, or length alone would tell synthetic ones apart."""
+    if recipe.synthesis.words is not None:
+        return recipe.synthesis.words
+    texts = corpus.table("passages", columns=["text"])["text"]
     lengths = pc.list_value_length(pc.utf8_split_whitespace(texts)).to_pylist()
     low, high = _WORDS
     return min(high, max(low, round(statistics.median(lengths)))) if lengths else low
 
 
-def conversations(section_decomposition: str, queries: Sequence[str], words: int) -> dict[str, list[Messages]]:
-    """Prompts per document kind. The LLM sees the query alone: no passage of the corpus, no example."""
-    templates = templates_of(section_decomposition)
-    return {
-        kind: [render(template, query=query, words=words) for query in queries] for kind, template in templates.items()
-    }
-
-
-def templates_of(decomposition: str) -> dict[str, str]:
-    """Prompt template per document kind."""
+def _tasks(decomposition: str) -> dict[str, str]:
+    """Prompt per document kind."""
     return {"decomposition": f"decomposition_{decomposition}", "positive": "positive", "negative": "negative"}
 
 
+def _prompts(recipe: Recipe) -> dict[str, Prompt]:
+    return {kind: load(task, recipe.llm) for kind, task in _tasks(recipe.synthesis.decomposition).items()}
+
+
+def document_requests(recipe: Recipe, queries: Sequence[str], words: int) -> dict[str, pa.Table]:
+    """LLM_REQUEST rows by kind of document, one per query, in order.
+
+    The LLM sees the query alone: no passage of the corpus, no example.
+    """
+    identity = model_identity(recipe.llm)
+    return {
+        kind: build(
+            identity,
+            kind,
+            [prompt.messages(query=query, words=words) for query in queries],
+            prompt.sampling(recipe.synthesis.temperature, max_tokens(words)),
+        )
+        for kind, prompt in _prompts(recipe).items()
+    }
+
+
 def _write_documents(ctx: StageContext, queries: Mapping[str, str], words: int) -> dict[str, dict[str, str]]:
-    section, identity = ctx.recipe.synthesis, model_identity(ctx.recipe.llm)
-    sampling = Sampling(section.temperature, max_tokens(words))
-    prompts = conversations(section.decomposition, list(queries.values()), words)
-    requests = pa.concat_tables(build(identity, kind, prompts[kind], sampling) for kind in DOCUMENTS)
+    """Documents by kind and query id."""
     recipe = ctx.recipe
+    prompts = _prompts(recipe)
+    requests = pa.concat_tables(document_requests(recipe, list(queries.values()), words).values())
     responses = complete(requests, recipe.llm, ctx.workspace, recipe.ray, ctx.progress, "documents written").to_pylist()
     written: dict[str, dict[str, str]] = {}
     for place, kind in enumerate(DOCUMENTS):
         answers = responses[place * len(queries) : (place + 1) * len(queries)]
-        written[kind] = _parse(ctx, kind, dict(zip(queries, answers, strict=True)))
+        written[kind] = _parse(ctx, kind, prompts[kind], dict(zip(queries, answers, strict=True)))
     return written
 
 
-def _parse(ctx: StageContext, kind: str, answers: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    texts = {}
+def _parse(ctx: StageContext, kind: str, prompt: Prompt, answers: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    parse, texts = TEXTS[prompt.about.parser], {}
     for query_id, answer in answers.items():
-        text = None if answer["error"] else parse_document(answer["text"], answer["finish_reason"])
+        text = None if answer["error"] else parse(answer["text"], answer["finish_reason"])
         if text is not None:
             texts[query_id] = text
         outcome = "error" if answer["error"] else "unparseable" if text is None else "ok"
@@ -179,7 +194,7 @@ def external(recipe: Recipe) -> Any:
             )
         return {"recorded": recorded_fingerprint(section.path)}
     verdict = ("verdict", "verdict_again") if section.verify or section.check_negatives else ()
-    return answer_fingerprint(recipe.llm, (*templates_of(section.decomposition).values(), *verdict))
+    return answer_fingerprint(recipe.llm, (*_tasks(section.decomposition).values(), *verdict))
 
 
 def estimate(recipe: Recipe, upstream: Mapping[str, Estimate]) -> Estimate:

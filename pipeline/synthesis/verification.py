@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.llm.complete import complete
-from pipeline.llm.prompts import render
-from pipeline.llm.requests import Messages, Sampling, build, model_identity
+from pipeline.llm.parsers import VERDICTS
+from pipeline.llm.prompts import Prompt, load
+from pipeline.llm.requests import Messages, build, model_identity
 from pipeline.stage import StageContext
-from pipeline.synthesis.parsing import Outcome, parse_verdict
 
 Verdict = Literal["yes", "no", "unparseable", "error", "absent", "unverified"]
+Outcome = Literal["kept", "relabelled", "dropped"]
 Policy = Literal["relabel", "drop", "keep"]
-
-_SAMPLING = Sampling(temperature=0.0, max_tokens=8)
 
 
 @dataclass(frozen=True)
@@ -92,33 +91,36 @@ def _ask_twice(
     ctx: StageContext, queries: Mapping[str, str], passages: Mapping[str, str], description: str
 ) -> _Verdicts:
     """Ask whether each query's passage is relevant, and once more where the answer is neither yes nor no."""
-    ids = [query_id for query_id in queries if query_id in passages]
-    prompts: dict[str, Messages] = {i: render("verdict", query=queries[i], passage=passages[i]) for i in ids}
-    first = _ask(ctx, prompts, ids, description)
-    unclear = [i for i in ids if (answer := first[i]) is not None and parse_verdict(answer) is None]
-    for query_id in unclear:
-        # The same request at temperature 0 would be answered from the store: quote the answer and insist.
-        again = render("verdict_again")
-        prompts[query_id] = [*prompts[query_id], {"role": "assistant", "content": first[query_id] or ""}, *again]
-    second = _ask(ctx, prompts, unclear, description)
-    return _Verdicts({query_id: _verdict((first | second)[query_id]) for query_id in ids}, len(unclear))
+    once, again = load("verdict", ctx.recipe.llm), load("verdict_again", ctx.recipe.llm)
+    asked: dict[str, Messages] = {
+        i: once.messages(query=queries[i], passage=passages[i]) for i in queries if i in passages
+    }
+    first = _ask(ctx, once, asked, description)
+    # The same request at temperature 0 would be answered from the store: quote the answer and insist.
+    insisted = {
+        i: [*asked[i], {"role": "assistant", "content": answer.text}, *again.messages()]
+        for i, answer in first.items()
+        if answer.verdict == "unparseable"
+    }
+    second = _ask(ctx, again, insisted, description)
+    return _Verdicts({query_id: answer.verdict for query_id, answer in (first | second).items()}, len(insisted))
 
 
-def _verdict(answer: str | None) -> Verdict:
-    if answer is None:
-        return "error"
-    words: dict[bool | None, Verdict] = {True: "yes", False: "no", None: "unparseable"}
-    return words[parse_verdict(answer)]
+@dataclass(frozen=True)
+class _Answer:
+    text: str
+    verdict: Verdict
 
 
-def _ask(
-    ctx: StageContext, prompts: Mapping[str, Messages], ids: Sequence[str], description: str
-) -> dict[str, str | None]:
-    """Answers by query id; None where the request has failed."""
-    if not ids:
+def _ask(ctx: StageContext, prompt: Prompt, asked: Mapping[str, Messages], description: str) -> dict[str, _Answer]:
+    """Answers by query id."""
+    if not asked:
         return {}
-    recipe = ctx.recipe
-    requests = build(model_identity(recipe.llm), "verdict", [prompts[i] for i in ids], _SAMPLING)
+    recipe, parse = ctx.recipe, VERDICTS[prompt.about.parser]
+    requests = build(model_identity(recipe.llm), "verdict", asked.values(), prompt.sampling())
     responses = complete(requests, recipe.llm, ctx.workspace, recipe.ray, ctx.progress, description)
-    rows = zip(ids, responses["text"].to_pylist(), responses["error"].to_pylist(), strict=True)
-    return {query_id: text if error is None else None for query_id, text, error in rows}
+    words: dict[bool | None, Verdict] = {True: "yes", False: "no", None: "unparseable"}
+    return {
+        query_id: _Answer(row["text"], "error" if row["error"] else words[parse(row["text"], row["finish_reason"])])
+        for query_id, row in zip(asked, responses.to_pylist(), strict=True)
+    }

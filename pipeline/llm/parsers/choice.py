@@ -1,11 +1,9 @@
-"""Strict reading of a comparison: an answer in another form is no preference, and never a side."""
+"""One of two passages, or neither."""
 
 from __future__ import annotations
 
 import re
 from typing import Literal
-
-from pipeline.synthesis.parsing import without_thought
 
 Choice = Literal["first", "second", "none"]
 
@@ -23,13 +21,13 @@ _NEITHER = re.compile(r"^\W*neither\b", re.IGNORECASE)
 _LETTER = re.compile(r"\b[AB]\b")
 
 
-def parse_choice(answer: str) -> Choice | None:
-    """'first' for A, 'second' for B, 'none' for neither, None for anything else.
+def a_b(answer: str, finish_reason: str) -> Choice | None:
+    """'first' for A, 'second' for B, 'none' for neither.
 
     The answer must begin with the letter, alone, in brackets or after "Passage"; what follows may explain it, but names
-    neither letter again. A thought before the answer is taken off.
+    neither letter again.
     """
-    text = without_thought(answer).strip()
+    text = answer.strip()
     if _NEITHER.match(text):
         return None if len(_LETTER.findall(text)) == 1 else "none"
     match = _CHOICE.match(text)

@@ -2,7 +2,11 @@
 
 import pytest
 
-from pipeline.preferences.parsing import parse_choice
+from pipeline.llm.parsers import CHOICES
+
+
+def parse_choice(answer: str) -> str | None:
+    return CHOICES["a_b"](answer, "stop")
 
 
 @pytest.mark.parametrize(

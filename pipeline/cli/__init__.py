@@ -1,0 +1,16 @@
+"""The `rayriever` command: the only place that prints."""
+
+from __future__ import annotations
+
+import typer
+
+from pipeline.cli import ablation, prompts, recipes, results, stages
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,  # locals may hold keys
+    help="From a corpus and an LLM to a better retriever.",
+)
+for group in (stages, ablation, results, recipes):
+    app.add_typer(group.app)
+app.add_typer(prompts.app, name="prompt")

@@ -1,0 +1,131 @@
+"""Commands that run stages, or say what is done and what would run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import typer
+from rich.markup import escape
+
+from pipeline.cli.options import AsJson, Overrides, RecipePath, Start, Until
+from pipeline.cli.results import load_report, show_report
+from pipeline.cli.terminal import err, new_table, out, print_json, readable_errors, size
+
+app = typer.Typer()
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    start: Start = None,
+    until: Until = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the recipe: finished stages are reused, a killed run goes on where it was."""
+    with readable_errors():
+        from pipeline.progress_bar import Bars
+        from pipeline.recipe import load_recipe
+        from pipeline.runner import run as run_stages
+
+        loaded = load_recipe(recipe, overrides)
+        with Bars(err) as listener:
+            finished = run_stages(loaded, listener, start, until)
+        if as_json:
+            print_json({name: json.loads(artifact.manifest.to_json()) for name, artifact in finished.items()})
+        elif "evaluate" in finished:
+            show_report(load_report(finished["evaluate"]))
+            out.print(f"Report: {loaded.workspace}/report.md", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def plan(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    start: Start = None,
+    until: Until = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which stages would run and what they would cost. Spends nothing."""
+    with readable_errors():
+        from pipeline.recipe import load_recipe
+        from pipeline.runner import plan as plan_stages
+        from pipeline.workspace import Workspace
+
+        loaded = load_recipe(recipe, overrides)
+        steps = plan_stages(loaded, Workspace(loaded.workspace), start, until)
+        rows = [{"stage": s.stage.name, "action": s.action, "key": s.key, **asdict(s.estimate)} for s in steps]
+        if as_json:
+            print_json(rows)
+            return
+        table = new_table("Stage", "Action", "Rows", "LLM requests", "Tokens in", "Tokens out", "Disk")
+        for row in rows:
+            counts = [f"{row[name]:,}" for name in ("rows", "llm_requests", "llm_tokens_in", "llm_tokens_out")]
+            table.add_row(row["stage"], row["action"], *counts, size(row["disk_bytes"]))
+        out.print(table)
+        for row in rows:
+            if row["note"]:
+                out.print(f"{row['stage']}: {escape(row['note'])}", highlight=False, soft_wrap=True)
+        to_run = [row for row in rows if row["action"] == "run"]
+        total = {name: sum(row[name] for row in to_run) for name in ("llm_requests", "llm_tokens_in", "llm_tokens_out")}
+        out.print(
+            f"{len(to_run)} of {len(rows)} stages would run: about {total['llm_requests']:,} LLM requests, "
+            f"about {total['llm_tokens_in']:,} tokens in and {total['llm_tokens_out']:,} out. "
+            "Answers already stored are not asked again."
+        )
+
+
+@app.command()
+def status(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Show what is finished in the recipe's workspace."""
+    with readable_errors():
+        from pipeline.llm.store import totals
+        from pipeline.recipe import load_recipe
+        from pipeline.runner import finished_artifacts
+        from pipeline.stages import stages_of
+        from pipeline.workspace import Workspace
+
+        loaded = load_recipe(recipe, overrides)
+        workspace = Workspace(loaded.workspace)
+        finished = finished_artifacts(loaded, workspace)
+        names = [stage.name for stage in stages_of(loaded)]
+        llm = totals(workspace)
+        if as_json:
+            stages = {n: json.loads(finished[n].manifest.to_json()) if n in finished else None for n in names}
+            print_json({"stages": stages, "llm": asdict(llm), "workspace_bytes": workspace.size_bytes()})
+            return
+        table = new_table("Stage", "State", "Rows", "Quarantine", "Seconds", "Peak MB")
+        for name in names:
+            if name not in finished:
+                table.add_row(name, "to do", *[""] * 4)
+                continue
+            manifest = finished[name].manifest
+            rows = ", ".join(f"{entry.rows:,} {t}" for t, entry in manifest.tables.items() if t != "quarantine")
+            cells = [f"{manifest.quarantined:,}", f"{manifest.seconds:.1f}", f"{manifest.peak_memory_mb:,.0f}"]
+            table.add_row(name, "done", rows, *cells)
+        out.print(table)
+        out.print(
+            f"LLM: {llm.sent:,} requests sent over all runs, {llm.answered:,} answers stored, "
+            f"{llm.tokens_in:,} tokens in, {llm.tokens_out:,} out. Workspace: {size(workspace.size_bytes())}."
+        )
+
+
+@app.command()
+def doctor(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Check that this machine can run the recipe. Exits with 1 when something is missing."""
+    with readable_errors():
+        from pipeline.doctor import examine
+        from pipeline.recipe import load_recipe
+
+        checks = examine(load_recipe(recipe, overrides))
+        if as_json:
+            print_json([asdict(check) for check in checks])
+        else:
+            table = new_table("Check", "State", "Detail")
+            colours = {"ok": "green", "warning": "yellow", "failed": "red"}
+            for check in checks:
+                table.add_row(check.name, f"[{colours[check.state]}]{check.state}[/]", escape(check.detail))
+            out.print(table)
+        if any(check.state == "failed" for check in checks):
+            raise typer.Exit(1)

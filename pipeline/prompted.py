@@ -50,7 +50,7 @@ def example(task: str, recipe: Recipe, finished: Mapping[str, Artifact]) -> Exam
     if variant:
         chosen = recipe.synthesis.model_copy(update={"decomposition": variant})
         recipe = recipe.model_copy(update={"synthesis": chosen})
-    return _first(task, document_requests(recipe, [query], words_of(recipe, corpus))[document])
+    return _first(task, document_requests(recipe, [query], words_of(recipe, finished))[document])
 
 
 def _first(task: str, requests: pa.Table) -> Example:

@@ -78,7 +78,7 @@ def _asked(ctx: StageContext) -> _Synthesis:
     queries = _choose(ctx, _train_queries(ctx, crops=False))
     if not queries:
         return _Synthesis({kind: {} for kind in DOCUMENTS}, {})
-    words = words_of(ctx.recipe, ctx.inputs["corpus"])
+    words = words_of(ctx.recipe, ctx.inputs)
     # Cut before they are judged: a verdict is about the text that is trained on.
     documents = _matched(ctx, _write_documents(ctx, queries, words))
     verifications = verify(ctx, queries, documents["positive"])
@@ -113,11 +113,11 @@ def _choose(ctx: StageContext, queries: dict[str, str]) -> dict[str, str]:
     return {ids[number]: queries[ids[number]] for number in sorted(chosen)}
 
 
-def words_of(recipe: Recipe, corpus: Artifact) -> int:
+def words_of(recipe: Recipe, finished: Mapping[str, Artifact]) -> int:
     """Words to ask for: as long as the corpus's own passages, or length alone would tell synthetic ones apart."""
     if recipe.synthesis.words is not None:
         return recipe.synthesis.words
-    texts = corpus.table("passages", columns=["text"])["text"]
+    texts = finished["corpus"].table("passages", columns=["text"])["text"]
     lengths = pc.list_value_length(pc.utf8_split_whitespace(texts)).to_pylist()
     low, high = _WORDS
     return min(high, max(low, round(statistics.median(lengths)))) if lengths else low

@@ -23,20 +23,20 @@ MaybeRecipe = Annotated[
 def list_prompts(recipe: MaybeRecipe = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """List the tasks, their parsers and sampling defaults."""
     with readable_errors():
-        from pipeline.llm.prompts import load, tasks
+        from pipeline.llm.prompts import TEMPLATES, load, tasks
 
         section = _section(recipe, overrides)
         prompts = [load(task, section) for task in tasks()]
         if as_json:
             print_json([{**p.about.model_dump(), "values": sorted(p.values), "file": p.place} for p in prompts])
             return
-        table = new_table("Task", "Version", "Parser", "Temperature", "Max tokens", "Values", "File")
+        table = new_table("Task", "Version", "Parser", "Temp.", "Tokens", "Values", "File")
         for prompt in prompts:
             about = prompt.about
             limit = "by words" if about.max_tokens is None else str(about.max_tokens)
             values = ", ".join(sorted(prompt.values))
             cells = (about.task, f"{about.version}", about.parser, f"{about.temperature:g}", limit, values)
-            table.add_row(*cells, escape(prompt.place))
+            table.add_row(*cells, "built in" if prompt.place.startswith(str(TEMPLATES)) else escape(prompt.place))
         out.print(table)
 
 

@@ -35,7 +35,8 @@ def list_prompts(recipe: MaybeRecipe = None, overrides: Overrides = None, as_jso
             about = prompt.about
             limit = "by words" if about.max_tokens is None else str(about.max_tokens)
             values = ", ".join(sorted(prompt.values))
-            cells = (about.task, f"{about.version}", about.parser, f"{about.temperature:g}", limit, values)
+            temperature = "recipe's" if about.temperature is None else f"{about.temperature:g}"
+            cells = (about.task, f"{about.version}", about.parser, temperature, limit, values)
             table.add_row(*cells, "built in" if prompt.place.startswith(str(TEMPLATES)) else escape(prompt.place))
         out.print(table)
 

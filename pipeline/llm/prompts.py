@@ -4,7 +4,6 @@
     task: question
     version: 1
     parser: question
-    temperature: 0.7
     max_tokens: 40
     ---
     {% block system %}You write search queries.{% endblock %}
@@ -60,7 +59,7 @@ class FrontMatter(BaseModel):
     task: str
     version: int = Field(ge=1)
     parser: str  # name of the parser of its answers
-    temperature: float = Field(ge=0, le=2)  # where the recipe does not set one
+    temperature: float | None = Field(None, ge=0, le=2)  # None where the recipe says
     max_tokens: int | None = Field(None, ge=1)  # of an answer; None where it follows from the words asked for
 
 
@@ -81,14 +80,16 @@ class Prompt:
         return [{"role": block.split("_")[0], "content": text} for block, text in parts.items() if text]
 
     def sampling(self, temperature: float | None = None, max_tokens: int | None = None) -> Sampling:
-        """The recipe's temperature before the file's; the file's limit before a computed one.
+        """What the file says, and the arguments where it says nothing.
 
-        Raises RayrieverError when neither says how long an answer may be.
+        Raises RayrieverError when neither does.
         """
-        limit = self.about.max_tokens or max_tokens
-        if limit is None:
-            raise RayrieverError(f"{self.place}: max_tokens is missing in the front matter.")
-        return Sampling(self.about.temperature if temperature is None else temperature, limit)
+        drawn = temperature if self.about.temperature is None else self.about.temperature
+        limit = max_tokens if self.about.max_tokens is None else self.about.max_tokens
+        if drawn is None or limit is None:
+            absent = "temperature" if drawn is None else "max_tokens"
+            raise RayrieverError(f"{self.place}: {absent} is missing in the front matter.")
+        return Sampling(drawn, limit)
 
 
 def tasks() -> list[str]:

@@ -74,8 +74,8 @@ class QueriesSection(Section):
     on_leak: Literal["drop", "keep"] = Field(
         "drop", description="Queries of train that dev or test also know (same passage or wording): drop or keep them."
     )
-    temperature: float | None = Field(
-        None, ge=0, le=2, description="Sampling temperature of the LLM-written queries; default: the prompt's own."
+    temperature: float = Field(
+        0.7, ge=0, le=2, description="Sampling temperature of LLM-written queries, where the prompt's file sets none."
     )
     max_source_rank: int = Field(
         20,

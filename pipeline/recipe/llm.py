@@ -56,8 +56,8 @@ class SynthesisSection(Section):
     words: int | None = Field(
         None, ge=10, description="Words asked for per synthetic passage; default: the corpus's median, 25 to 150."
     )
-    temperature: float | None = Field(
-        None, ge=0, le=2, description="Sampling temperature of the documents; default: the prompt's own."
+    temperature: float = Field(
+        0.7, ge=0, le=2, description="For writing, where the prompt's file sets none; verdicts are asked at theirs, 0."
     )
     decomposition: Literal["numbered", "bare"] = Field(
         "numbered", description="'numbered' asks for sub-questions; 'bare' is the paper's \"think step by step\"."

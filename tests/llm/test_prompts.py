@@ -43,7 +43,7 @@ def test_our_files_fit_their_names_and_render_with_their_values(task: str):
     values = {name: "word" for name in prompt.values}
     messages = prompt.messages(**values)
     assert prompt.about.task == task and messages[-1]["role"] == "user"
-    assert prompt.sampling(max_tokens=100).max_tokens > 0
+    assert prompt.sampling(temperature=0.7, max_tokens=100).max_tokens > 0
 
 
 def test_blocks_become_messages_and_values_stay_as_they_are(tmp_path: Path):
@@ -103,11 +103,14 @@ def test_own_text_makes_stages_run_again_and_its_path_does_not(tmp_path: Path):
     assert found[0] != answer_fingerprint(LlmSection(), ["verdict"])
 
 
-def test_recipe_decides_the_temperature_and_the_file_the_length(tmp_path: Path):
+def test_what_the_file_says_counts_before_the_recipe(tmp_path: Path):
     drawn = own(tmp_path, VERDICT).sampling(temperature=0.3, max_tokens=100)
-    assert (drawn.temperature, drawn.max_tokens) == (0.3, 5)
+    assert (drawn.temperature, drawn.max_tokens) == (0, 5)
+    silent = own(tmp_path, VERDICT.replace("max_tokens: 5\n", "").replace("temperature: 0\n", ""))
+    drawn = silent.sampling(temperature=0.3, max_tokens=100)
+    assert (drawn.temperature, drawn.max_tokens) == (0.3, 100)
     with pytest.raises(RayrieverError, match="max_tokens is missing"):
-        own(tmp_path, VERDICT.replace("max_tokens: 5\n", "")).sampling()
+        silent.sampling(temperature=0)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ import codecs
 import gzip
 import io
 import json
+import math
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeGuard, cast
 
 import pyarrow as pa
 from pyarrow import fs
@@ -42,6 +43,26 @@ def file_fingerprint(uri: str) -> list[Any]:
     """`[name, size, mtime_ns]`, for stage keys. Raises RayrieverError when there is no such file."""
     _, info = _locate(uri)
     return [info.base_name, info.size, info.mtime_ns]
+
+
+def file_name(uri: str) -> str:
+    """The name without folders and the options of a URI."""
+    return uri.split("?")[0].rsplit("/", 1)[-1]
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a JSON value is a finite number. Python reads whole numbers of any length, beyond what a float holds."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def is_unicode(text: str) -> bool:
+    """Whether Parquet can hold it: JSON may spell half of a surrogate pair, which is no character."""
+    return text.encode(errors="replace").decode() == text
 
 
 def _object(line: bytes) -> dict[str, Any] | None:

@@ -120,6 +120,7 @@ TRAINING_EXAMPLE = _schema(
     ("candidates", pa.list_(pa.string())),
     ("grades", pa.list_(pa.float64())),  # of each candidate, higher is better; empty where only orders are known
     ("orders", pa.list_(pa.list_(pa.int32()))),  # places among the candidates, best first; a pair is one of two
+    ("weight", pa.float64()),  # of the row in the mean loss of its batch
 )
 
 DATASET = _schema(  # rows of TRAINING_EXAMPLE that may share a batch

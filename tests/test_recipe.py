@@ -126,3 +126,14 @@ def _sections() -> list[type[Section]]:
 def test_every_value_is_described(section: type[Section]):
     for name, field in section.model_fields.items():
         assert section_of(field) or field.description, name
+
+
+def test_options_that_would_do_nothing_are_refused(recipe):
+    stage_2 = "corpus: {path: x}\nalign: {loss: listwise}\npreferences: {path: r.jsonl, min_grade_gap: 2}"
+    with pytest.raises(RayrieverError, match="min_grade_gap decides pairs"):
+        load_recipe(recipe(stage_2))
+    assert load_recipe(recipe(stage_2), ["align.loss=partial_pl"]).align
+    with pytest.raises(RayrieverError, match="min_grade_gap decides pairs"):
+        load_recipe(recipe(stage_2), ["align.loss=partial_pl", "align.depth=3"])
+    with pytest.raises(RayrieverError, match=r"distill: .*patience counts dev evaluations"):
+        load_recipe(recipe("corpus: {path: x}"), ["distill.patience=2", "distill.evaluations_per_epoch=0"])

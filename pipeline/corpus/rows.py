@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from pipeline.bad_rows import place
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -40,11 +42,6 @@ class Columns:
     passage_id: str
     title: str | None
     text: str
-
-
-def place(source: str, line: int | None) -> str:
-    """A row's place as editors and compilers write it: `part-1.jsonl:4`."""
-    return source if line is None else f"{source}:{line}"
 
 
 def row_of(

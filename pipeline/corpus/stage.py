@@ -9,21 +9,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import records
+from pipeline.bad_rows import check_bad_share
 from pipeline.corpus.duplicates import find_duplicates, word_shingles
 from pipeline.corpus.estimate import estimate, expected_rows
 from pipeline.corpus.passages import PassageTexts, passage_parts
 from pipeline.corpus.readers import read
 from pipeline.corpus.readers.documentation import package_fingerprint
-from pipeline.corpus.rows import BadRow, Row, place
+from pipeline.corpus.rows import BadRow, Row
 from pipeline.corpus.sources import PackageSource, beir_collection, locate
 from pipeline.errors import RayrieverError
 from pipeline.recipe import CorpusSection, Recipe
 from pipeline.stage import StageContext
-from pipeline.workspace import ArtifactWriter
 
 __all__ = ["estimate", "external", "run"]
 
-_SHOWN = 10
 _PROGRESS_EVERY = 2_000
 
 
@@ -90,32 +89,7 @@ def _check_bad_share(ctx: StageContext, section: CorpusSection) -> None:
     total, bad = ctx.out.outcomes["read"], ctx.out.outcomes["unusable"]
     if not total:
         raise RayrieverError(f"corpus {section.path}: holds no rows. Correct corpus.path.")
-    if bad == total or bad > section.max_bad_share * total:
-        ctx.out.write_quarantine()
-        raise RayrieverError(_too_many_bad_rows(ctx.out, total, bad, section.max_bad_share))
-
-
-def _too_many_bad_rows(out: ArtifactWriter, total: int, bad: int, max_bad_share: float) -> str:
-    limit = f", more than max_bad_share = {100 * max_bad_share:g} %" if bad > max_bad_share * total else ""
-    first = [f"  {place(row['source'], row['line'])}  {row['reason']}" for row in out.quarantined[:_SHOWN]]
-    remedy = "raise corpus.max_bad_share." if bad < total else "correct corpus.path and corpus.format."
-    return "\n".join(
-        [
-            f"corpus: {bad:,} of {total:,} rows ({_percent(bad / total)} %) cannot be used{limit}.",
-            *first,
-            f"  {'... ' if bad > len(first) else ''}all in {_quarantine_path(out)}",
-            f"Mend the rows, or {remedy}",
-        ]
-    )
-
-
-def _quarantine_path(out: ArtifactWriter) -> str:
-    return f"{out.part_folder('quarantine')}/part-00000.parquet"
-
-
-def _percent(share: float) -> str:
-    """One decimal, more for what would be shown as zero."""
-    return f"{round(100 * share, 1) or 100 * share:.3g}"
+    check_bad_share(ctx, "corpus", bad, total, "correct corpus.path and corpus.format")
 
 
 def _find_duplicates(ctx: StageContext, parts: list[pa.Table]) -> pa.Table:

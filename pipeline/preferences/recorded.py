@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from pipeline.recorded import numbered_rows
+from pipeline.recorded import file_name, is_number, is_unicode, numbered_rows
 
 Reject = Callable[[str, int | None, str | None, str], None]  # source, line, query id, reason
 
@@ -58,11 +57,15 @@ def read_rankings(path: str, corpus: Corpus, reject: Reject) -> tuple[list[Recor
     rankings: dict[str, RecordedRanking] = {}
     outcomes = Counter[str]()
     for line, row in numbered_rows(path):
+        outcomes["rankings_rows"] += 1
         try:
-            ranking = _checked(row, corpus, rankings)
+            ranking = _checked(row, rankings)
+            if ranking.query_id not in corpus.query_ids:
+                outcomes["rankings_no_train_query"] += 1
+                continue
             kept = _fitting(ranking, corpus, outcomes)
         except _UnusableError as error:
-            reject(path, line, error.query_id, str(error))
+            reject(file_name(path), line, error.query_id, str(error))
             outcomes["rankings_unusable"] += 1
         else:
             rankings[kept.query_id] = kept
@@ -78,7 +81,7 @@ class _UnusableError(Exception):
         self.query_id = query_id
 
 
-def _checked(row: dict[str, Any] | None, corpus: Corpus, earlier: Collection[str]) -> RecordedRanking:
+def _checked(row: dict[str, Any] | None, earlier: Collection[str]) -> RecordedRanking:
     """The line as it stands, its faults excluded."""
     if row is None:
         raise _UnusableError("not a JSON object")
@@ -88,21 +91,17 @@ def _checked(row: dict[str, Any] | None, corpus: Corpus, earlier: Collection[str
     ids = [_id(each) for each in ranked] if isinstance(ranked, list) else [None]
     if None in ids:
         raise _UnusableError('no "ranking" that is a list of passage ids', query_id)
-    return _consistent(query_id, [each for each in ids if each is not None], row.get("grades"), corpus, earlier)
+    return _consistent(query_id, [each for each in ids if each is not None], row.get("grades"), earlier)
 
 
 def _id(value: Any) -> str | None:
     """Ids are strings; exports often write them as numbers."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    return value if isinstance(value, str) and value else None
+    return value if isinstance(value, str) and value and is_unicode(value) else None
 
 
-def _consistent(
-    query_id: str, ids: list[str], grades: Any, corpus: Corpus, earlier: Collection[str]
-) -> RecordedRanking:
-    if query_id not in corpus.query_ids:
-        raise _UnusableError("no train query has this id", query_id)
+def _consistent(query_id: str, ids: list[str], grades: Any, earlier: Collection[str]) -> RecordedRanking:
     if query_id in earlier:
         raise _UnusableError("this query is ranked in an earlier line", query_id)
     repeated = sorted(passage_id for passage_id, count in Counter(ids).items() if count > 1)
@@ -123,7 +122,7 @@ def _grades(grades: Any, ids: list[str], query_id: str) -> tuple[float, ...]:
     found: list[float] = []
     for passage_id in ids:
         grade = grades.get(passage_id)
-        if isinstance(grade, bool) or not isinstance(grade, int | float) or not math.isfinite(grade) or grade < 0:
+        if not is_number(grade) or grade < 0:
             raise _UnusableError(f"{passage_id!r} has no grade that is a number from 0", query_id)
         if found and grade > found[-1]:
             raise _UnusableError(f"{passage_id!r} has a higher grade than the passage ranked before it", query_id)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import records
+from pipeline.bad_rows import check_bad_share
 from pipeline.corpus.duplicates import known_ids, representatives
 from pipeline.errors import RayrieverError
 from pipeline.llm.prompts import answer_fingerprint
@@ -24,7 +25,6 @@ from pipeline.recorded import file_fingerprint
 from pipeline.stage import Estimate, StageContext
 
 TUNED, RECORDED = "tuned", "recorded"  # whose hits are compared
-_SHOWN_FAULTS = 5
 _TOKENS_PER_WORD = 1.6
 _PROMPT_TOKENS = 120  # instruction and a query of ordinary length
 _BYTES_PER_PAIR = 60
@@ -97,9 +97,15 @@ def _fitted_orders(
 
 def _run_recorded(ctx: StageContext, section: PreferencesSection, path: str) -> None:
     rankings, outcomes = read_rankings(path, _held_against(ctx), ctx.out.quarantine)
-    if not rankings:
-        raise _nothing_fits(ctx, path)
     ctx.out.outcomes.update(outcomes)
+    rows, unusable = outcomes["rankings_rows"], outcomes["rankings_unusable"]
+    remedy = "take rankings of this corpus"
+    check_bad_share(ctx, f"preferences.path {path}", unusable, rows, remedy)
+    if not rankings:
+        raise RayrieverError(
+            f"preferences.path {path}: none of its {rows:,} rankings is of a train query. Do they belong to these "
+            "queries?"
+        )
     by_query = {ranking.query_id: ranking for ranking in rankings}
     chosen = [by_query[query_id] for query_id in _choose(by_query, section.max_queries, ctx.recipe.seed)]
     comparisons = [each for ranking in chosen for each in _decided(ranking, section.min_grade_gap)]
@@ -123,16 +129,6 @@ def _held_against(ctx: StageContext) -> Corpus:
 def _decided(ranking: RecordedRanking, min_grade_gap: float) -> Iterable[Comparison]:
     for better, worse, decided in ranking.pairs(min_grade_gap):
         yield Comparison(ranking.query_id, better, worse, None, None, "first" if decided else "none")
-
-
-def _nothing_fits(ctx: StageContext, path: str) -> RayrieverError:
-    ctx.out.write_quarantine()
-    faults = ctx.out.quarantined[:_SHOWN_FAULTS]
-    shown = "".join(f"\n  line {row['line']}: {row['reason']}" for row in faults) or "\n  it has no rows"
-    return RayrieverError(
-        f"preferences.path {path}: no ranking fits a train query and two passages of the corpus.{shown}\n"
-        f"All in {ctx.out.part_folder('quarantine')}. Do the rankings belong to this corpus and its queries?"
-    )
 
 
 def _write(

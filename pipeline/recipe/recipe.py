@@ -52,6 +52,14 @@ class Recipe(Section):
             raise ValueError(f"distill.labels is false, but {named} would read the labels: take it out")
         return self
 
+    @model_validator(mode="after")
+    def _grade_gap_only_decides_pairs(self) -> Recipe:
+        if self.preferences is None or self.align is None or not self.preferences.min_grade_gap:
+            return self
+        if not self.align.of_pairs:
+            raise ValueError("preferences.min_grade_gap decides pairs; with this align.loss and depth none are learnt")
+        return self
+
 
 @dataclass(frozen=True)
 class Key:

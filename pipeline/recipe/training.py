@@ -109,6 +109,8 @@ class TrainingSection(Section):
     def _fewest_below_most(self) -> TrainingSection:
         if self.min_workers is not None and self.min_workers > self.workers:
             raise ValueError("min_workers must not be larger than workers")
+        if self.patience is not None and not self.evaluations_per_epoch:
+            raise ValueError("patience counts dev evaluations: raise evaluations_per_epoch, or take patience out")
         return self
 
 
@@ -118,6 +120,12 @@ class DatasetSection(Section):
         "FlagEmbedding's layout or sentence-transformers' columns."
     )
     weight: float = Field(1.0, gt=0, description="Visits of each row per epoch; 0.1 takes a tenth of them in turn.")
+    score_temperature: float | None = Field(
+        None,
+        gt=0,
+        description="The table's scores are divided by it: 0.05 fits cosines, 1 to 2 a reranker's logits; default: "
+        "teacher_temperature.",
+    )
 
 
 SyntheticKind = Literal["decomposition", "positive", "negative"]
@@ -143,7 +151,10 @@ class DistillSection(TrainingSection):
         1, ge=0, description="Mined passages drawn per query and visit, where the recipe has `negatives`."
     )
     teacher_weight: float = Field(
-        1.0, ge=0, description="Weight of the cross-entropy with the teacher's lists, where the recipe has `teacher`."
+        1.0,
+        ge=0,
+        description="Weight of the cross-entropy with lists: the teacher's, where the recipe has `teacher`, and those "
+        "of `datasets` with scores.",
     )
     teacher_candidates: int = Field(
         3, ge=2, description="Passages drawn from a teacher's list per visit: its first, and others of it."
@@ -179,3 +190,8 @@ class AlignSection(TrainingSection):
         description="Visits of stage 1's examples, in batches of their own with stage 1's loss, per visit of a query "
         "with preferences.",
     )
+
+    @property
+    def of_pairs(self) -> bool:
+        """Whether it learns single pairs, not orders or grades of many candidates."""
+        return self.loss == "bradley_terry" or (self.loss == "partial_pl" and self.depth in (1, 2))

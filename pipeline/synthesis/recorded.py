@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.bad_rows import check_bad_share
 from pipeline.errors import RayrieverError
-from pipeline.recorded import file_fingerprint, numbered_rows
+from pipeline.recorded import file_fingerprint, file_name, is_unicode, numbered_rows
 from pipeline.stage import StageContext
 
-_SHOWN = 10
 _TEXTS = {"cot": "decomposition", "positive": "positive", "negative": "negative"}  # field -> kind of document
 
 
@@ -56,7 +56,7 @@ def read_recorded(ctx: StageContext, train: Mapping[str, str]) -> dict[str, Reco
             query_id, answer = _answer(content, train, first)
         except _Fault as fault:
             ctx.out.outcomes["recorded_unusable"] += 1
-            ctx.out.quarantine(_source(path), line, _printable(fault.query_id), fault.reason)
+            ctx.out.quarantine(file_name(path), line, _printable(fault.query_id), fault.reason)
             continue
         first[query_id] = line
         if query_id in train:
@@ -64,7 +64,8 @@ def read_recorded(ctx: StageContext, train: Mapping[str, str]) -> dict[str, Reco
         else:
             ctx.out.outcomes["recorded_no_train_query"] += 1
     ctx.out.outcomes["recorded_rows"] = rows
-    _check_bad_share(ctx, path, rows)
+    broken = ctx.out.outcomes["recorded_unusable"]
+    check_bad_share(ctx, f"synthesis.path {path}", broken, rows, "correct synthesis.path")
     if not answers:
         raise RayrieverError(
             f"synthesis.path {path}: none of its {rows:,} rows is about one of the {len(train):,} train queries, such "
@@ -112,27 +113,9 @@ def _text(query_id: str, field: str, value: object) -> str:
         raise _Fault(f'"{field}" is not text', query_id)
     if not value.strip():
         raise _Fault(f'empty "{field}"', query_id)
-    if _printable(value) != value:
+    if not is_unicode(value):
         raise _Fault(f'"{field}" holds half of a surrogate pair, which is no Unicode text', query_id)
     return value.strip()
-
-
-def _check_bad_share(ctx: StageContext, path: str, rows: int) -> None:
-    broken, limit = ctx.out.outcomes["recorded_unusable"], ctx.recipe.corpus.max_bad_share
-    if broken <= limit * rows:
-        return
-    ctx.out.write_quarantine()
-    shown = "\n".join(f"  {row['source']}:{row['line']}  {row['reason']}" for row in ctx.out.quarantined[:_SHOWN])
-    raise RayrieverError(
-        f"synthesis.path {path}: {broken:,} of {rows:,} rows cannot be used, more than max_bad_share = {limit:.3g}.\n"
-        f"{shown}\n"
-        f"All in {ctx.out.part_folder('quarantine')}. Mend the rows, or raise corpus.max_bad_share."
-    )
-
-
-def _source(path: str) -> str:
-    """The name of the file, without folders and the options of a URI."""
-    return path.split("?")[0].rsplit("/", 1)[-1]
 
 
 def _printable(text: str | None) -> str | None:

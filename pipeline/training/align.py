@@ -8,7 +8,6 @@ from pipeline.errors import RayrieverError
 from pipeline.records import TRAINING_EXAMPLE
 from pipeline.stage import StageContext
 from pipeline.training.dev import dev_set
-from pipeline.training.examples import Example
 from pipeline.training.job import TrainingSet
 from pipeline.training.join import Sources, as_tables
 from pipeline.training.sampler import Dataset
@@ -25,10 +24,11 @@ def run(ctx: StageContext) -> None:
         ctx,
         (),
         graded=section.loss in ("listwise", "margin_mse"),
-        pairs=section.loss == "bradley_terry" or (section.loss == "partial_pl" and section.depth in (1, 2)),
+        pairs=section.of_pairs,
         labels=ctx.recipe.distill.labels,
     )
-    tables = as_tables(sources.examples(), _usable, ctx.out.outcomes, "examples_without_preference")
+    usable = (lambda each: each.grades) if sources.graded else (lambda each: each.orders)
+    tables = as_tables(sources.examples(), usable, ctx.out.outcomes, "examples_without_preference")
     rows = ctx.out.table("examples", tables, TRAINING_EXAMPLE)
     if rows < max(2, section.workers):
         raise RayrieverError(
@@ -40,10 +40,6 @@ def run(ctx: StageContext) -> None:
         examples = with_replay(examples, ctx.inputs["distill"], section.replay)
     start = ("distill", ctx.inputs["distill"].manifest.key)
     fit(ctx, "align", section, examples, dev_set(ctx, section.dev_passages), start)
-
-
-def _usable(example: Example) -> bool:
-    return bool(example.orders or example.grades)
 
 
 def with_replay(preferred: TrainingSet, stage_1: Artifact, visits: float) -> TrainingSet:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -61,6 +62,7 @@ class Batch:
     documents: list[str]
     owner: list[int]
     rows: list[Row]
+    weights: list[float]  # of the rows in the mean loss
 
     def masks(self, rows: slice, synthetic_weight: float = 1.0) -> Masks:
         """The chosen rows as dense tensors: built in pieces, for B x M does not fit where B is in the thousands."""
@@ -92,7 +94,8 @@ def assemble(examples: Sequence[Example], rows: Sequence[int], visit: Visit, see
     """The batch of the given rows of `examples`.
 
     A text is one column however many rows bring it in: it repels once. What a row knows to be relevant or graded for
-    its query, by id or by text, and did not bring in itself, is no negative of that row.
+    its query, by id or by text, and did not bring in itself, is no negative of that row; nor is what another row of the
+    same query knows to be relevant.
     """
     visited = [examples[row] for row in rows]
     columns = _Columns()
@@ -104,7 +107,8 @@ def assemble(examples: Sequence[Example], rows: Sequence[int], visit: Visit, see
         queries=[example.query for example in visited],
         documents=list(columns.numbers),
         owner=columns.owner,
-        rows=[columns.with_known(row, example) for row, example in zip(drawn, visited, strict=True)],
+        rows=columns.with_known(drawn, visited),
+        weights=[example.weight for example in visited],
     )
 
 
@@ -145,8 +149,12 @@ class _Columns:
         if visit.candidates == "order" and example.orders:
             # Every order once before any twice.
             turn = chance_order(len(example.orders), example.query_id)[epoch % len(example.orders)]
-            listed = self._of_corpus(place, example.candidates, example.candidate_ids, example.orders[turn])
-            return listed, listed[: visit.depth], ()
+            order = example.orders[turn]
+            listed = self._of_corpus(place, example.candidates, example.candidate_ids, order)
+            # Where grades are known, too, those of 0 have no place in the order: they only compete.
+            relevant = [number for number in order if not example.grades or example.grades[number] > 0]
+            ranked = set(self._of_corpus(place, example.candidates, example.candidate_ids, relevant))
+            return listed, tuple(column for column in listed if column in ranked)[: visit.depth], ()
         return (), (), ()
 
     def _written(self, place: int, texts: Iterable[str]) -> tuple[int, ...]:
@@ -167,11 +175,22 @@ class _Columns:
             self.owner.append(place)
         return self.numbers[text]
 
-    def with_known(self, row: Row, example: Example) -> Row:
-        by_id = (self._by_id.get(i) for i in (*example.labelled_ids, *example.candidate_ids))
-        by_text = (self.numbers.get(text) for text in (*example.labelled, *example.positives))
-        known = {column for column in (*by_id, *by_text) if column is not None}
-        return Row(row.labelled, row.synthetic, row.repelled, row.order, row.graded, row.listed, tuple(sorted(known)))
+    def with_known(self, rows: Sequence[Row], examples: Sequence[Example]) -> list[Row]:
+        """The rows, all of whose columns are there now, with what is known of them."""
+        relevant: dict[str, set[int]] = defaultdict(set)
+        for example in examples:
+            relevant[example.query_id] |= self._present(example.labelled_ids, (*example.labelled, *example.positives))
+        found = []
+        for row, example in zip(rows, examples, strict=True):
+            known = relevant[example.query_id] | self._present(example.candidate_ids, ())
+            # A table may list a passage under both; a label of another visit attracts, and must not repel in this one.
+            repelled = tuple(column for column in row.repelled if column not in relevant[example.query_id])
+            found.append(replace(row, repelled=repelled, known=tuple(sorted(known))))
+        return found
+
+    def _present(self, ids: Iterable[str], texts: Iterable[str]) -> set[int]:
+        columns = (*(self._by_id.get(i) for i in ids), *(self.numbers.get(text) for text in texts))
+        return {column for column in columns if column is not None}
 
 
 def chance_order(count: int, seed: str) -> list[int]:

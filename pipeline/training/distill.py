@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
+from pipeline.bad_rows import check_bad_share
 from pipeline.errors import RayrieverError
-from pipeline.recipe import Recipe
+from pipeline.recipe import DatasetSection, Recipe
 from pipeline.recorded import file_fingerprint
 from pipeline.records import DATASET, TRAINING_EXAMPLE
 from pipeline.stage import Estimate, StageContext
@@ -38,18 +40,17 @@ def run(ctx: StageContext) -> None:
     fit(ctx, "distill", section, examples, dev_set(ctx, section.dev_passages), start=None)
 
 
-def _teaches(example: Example) -> bool:
-    return bool(example.labelled or example.positives or example.grades)
-
-
 def _write_examples(ctx: StageContext) -> list[Dataset]:
     """The recipe's queries, its LLM-written sentences, and its tables; returns where each of them lies."""
     section, rows = ctx.recipe.distill, list[int]()
 
+    def teaches(example: Example) -> bool:
+        return bool(example.labelled or example.positives or (section.teacher_weight and example.grades))
+
     def counted() -> Iterator[pa.Table]:
         for blocks in _origins(ctx):
             rows.append(0)
-            for table in as_tables(blocks, _teaches, ctx.out.outcomes, "examples_without_positive"):
+            for table in as_tables(blocks, teaches, ctx.out.outcomes, "examples_without_positive"):
                 rows[-1] += table.num_rows
                 yield table
 
@@ -69,7 +70,27 @@ def _origins(ctx: StageContext) -> Iterator[Iterator[list[Example]]]:
     yield sources.examples()
     yield sources.sentences()
     for dataset in section.datasets:
-        yield _blocks(read_examples(dataset.path, ctx.out.quarantine))
+        yield _blocks(_of_table(ctx, dataset))
+
+
+def _of_table(ctx: StageContext, dataset: DatasetSection) -> Iterator[Example]:
+    """Examples of one of the recipe's tables; its scores at the temperature of the teacher's."""
+    wanted = ctx.recipe.distill.teacher_temperature
+    factor = 1.0 if dataset.score_temperature is None else wanted / dataset.score_temperature
+    used = 0
+    sources: list[str] = []
+
+    def reject(source: str, line: int | None, query_id: str | None, reason: str) -> None:
+        sources.append(source)
+        ctx.out.quarantine(source, line, query_id, reason)
+
+    for example in read_examples(dataset.path, reject):
+        used += 1
+        yield replace(example, grades=tuple(factor * grade for grade in example.grades))
+    place, bad = f"distill.datasets {dataset.path}", len(sources)
+    check_bad_share(ctx, place, bad, used + bad, "correct the path", source=sources[0] if sources else None)
+    if not used:
+        raise RayrieverError(f"{place}: holds no rows. Correct the path, or take the table out.")
 
 
 def _blocks(examples: Iterator[Example]) -> Iterator[list[Example]]:

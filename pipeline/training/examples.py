@@ -27,6 +27,7 @@ class Example:
     candidates: tuple[str, ...] = ()  # what orders and grades speak of
     grades: tuple[float, ...] = ()  # of each candidate, higher is better; empty where only orders are known
     orders: tuple[tuple[int, ...], ...] = ()  # places among the candidates, best first; one is drawn per visit
+    weight: float = 1.0  # of this row in the mean loss of its batch
 
 
 def to_table(examples: Iterable[Example]) -> pa.Table:

@@ -60,6 +60,11 @@ class Sources:
     pairs: bool  # orders are the pairs that were compared, not the aggregated ones
     labels: bool = True  # labelled passages attract
 
+    @property
+    def _recorded(self) -> bool:
+        preferences = self.ctx.recipe.preferences
+        return preferences is not None and preferences.path is not None
+
     def examples(self) -> Iterator[list[Example]]:
         """Blocks of examples in order of query id; a query may have nothing that attracts."""
         queries = split_queries(self.ctx, "train", ("query_id",))["query_id"]
@@ -94,7 +99,7 @@ class Sources:
             if query_id in orders:
                 chosen = [(row["better_id"], row["worse_id"]) for row in pairs.get(query_id, [])]
                 example = with_preferences(
-                    example, orders[query_id][0], chosen if self.pairs else None, texts, self.graded
+                    example, orders[query_id][0], chosen if self.pairs else None, texts, self.graded, self._recorded
                 )
             examples.append(example)
         return examples
@@ -188,21 +193,30 @@ def with_preferences(
     pairs: Sequence[tuple[str, str]] | None,
     texts: Mapping[str, str],
     graded: bool,
+    recorded: bool = False,
 ) -> Example:
-    """Add what the LLM compared: grades of all candidates, or orders among them (`pairs`, or the aggregated one)."""
+    """Add what the LLM prefers: orders among candidates (`pairs`, or the aggregated one), or, if `graded`, grades.
+
+    Recorded grades of 0 mean irrelevant: nothing is preferred among such candidates, and an order ends before them.
+    """
     # Of passages with the same text the first stands for all: they cannot be told apart.
     first = {texts[i]: i for i in reversed(order["passage_ids"]) if texts.get(i)}
     graded_ids = zip(order["passage_ids"], order["grades"], strict=True)
-    known = [(i, grade) for i, grade in graded_ids if texts.get(i) and first[texts[i]] == i]
+    known = [(i, float(grade)) for i, grade in graded_ids if texts.get(i) and first[texts[i]] == i]
     place = {passage_id: number for number, (passage_id, _) in enumerate(known)}
-    whole = [tuple(range(len(known)))] if len(known) > 1 else []
-    compared = [(place[a], place[b]) for a, b in pairs or () if a in place and b in place]
+    is_decided = len(known) > 1 and (not recorded or any(grade > 0 for _, grade in known))
+    orders: tuple[tuple[int, ...], ...]
+    if pairs is not None:
+        orders = tuple((place[a], place[b]) for a, b in pairs if a in place and b in place)
+    else:
+        orders = (tuple(range(len(known))),) if is_decided and not graded else ()
+    with_grades = graded or (recorded and pairs is None)
     return replace(
         example,
         candidate_ids=tuple(place),
         candidates=tuple(texts[passage_id] for passage_id in place),
-        grades=tuple(float(grade) for _, grade in known) if graded and len(known) > 1 else (),
-        orders=() if graded else tuple(whole if pairs is None else compared),
+        grades=tuple(grade for _, grade in known) if with_grades and is_decided else (),
+        orders=orders,
     )
 
 

@@ -6,17 +6,18 @@ Knows no file format: a row is a mapping from column to Python value.
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.recorded import is_number, is_unicode
 from pipeline.training.examples import Example
 
 _NEGATIVE = re.compile(r"negative(?:_(\d+))?")
 _SCORES = ("scores", "score", "label")  # names under which sentence-transformers looks for them
 _IDS = ("query_id", "id")
+_OPTIONAL = (*_IDS, "weight")
 
 
 class UnusableRow(Exception):
@@ -108,7 +109,17 @@ def _example(
         candidate_ids=positive_ids + negative_ids if scores else (),
         candidates=positives + negatives if scores else (),
         grades=scores,
+        weight=_weight(row),
     )
+
+
+def _weight(row: Mapping[str, Any]) -> float:
+    value = row.get("weight")
+    if value is None:
+        return 1.0
+    if not is_number(value) or value <= 0:
+        raise UnusableRow('"weight" is not a number above 0')
+    return float(value)
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:
@@ -126,7 +137,7 @@ def _checked(value: object, what: str) -> str:
         raise UnusableRow(f"{what} is not text")
     if not value.strip():
         raise UnusableRow(f"{what} is empty")
-    if value.encode(errors="replace").decode() != value:
+    if not is_unicode(value):
         raise UnusableRow(f"{what} holds half of a surrogate pair, which is no Unicode text")
     return value
 
@@ -142,7 +153,7 @@ def _list(row: Mapping[str, Any], name: str) -> list[Any]:
 
 def _numbers(row: Mapping[str, Any], name: str) -> tuple[float, ...]:
     values = _list(row, name)
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values):
+    if not all(map(is_number, values)):
         raise UnusableRow(f'an element of "{name}" is not a finite number')
     return tuple(map(float, values))
 
@@ -159,7 +170,7 @@ def _ids(row: Mapping[str, Any], name: str, of: str, texts: tuple[str, ...]) -> 
 
 def _is_id(value: object) -> bool:
     if isinstance(value, str):
-        return bool(value.strip()) and value.encode(errors="replace").decode() == value
+        return bool(value.strip()) and is_unicode(value)
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -176,23 +187,23 @@ def _shas(texts: tuple[str, ...]) -> tuple[str, ...]:
 LAYOUTS = (
     Layout(
         "FlagEmbedding",
-        "query, pos (list), neg (list), and where there are any pos_scores, neg_scores, pos_id, neg_id, id",
+        "query, pos (list), neg (list), and where there are any pos_scores, neg_scores, pos_id, neg_id, id, weight",
         (frozenset({"query"}), frozenset({"pos"})),
-        frozenset({"neg", "pos_scores", "neg_scores", "pos_id", "neg_id", *_IDS}),
+        frozenset({"neg", "pos_scores", "neg_scores", "pos_id", "neg_id", *_OPTIONAL}),
         _read_flagembedding,
     ),
     Layout(
         "plain",
-        "query, positives (list), negatives (list), and where there are any scores (list), query_id",
+        "query, positives (list), negatives (list), and where there are any scores (list), query_id, weight",
         (frozenset({"query"}), frozenset({"positives"})),
-        frozenset({"negatives", "scores", *_IDS}),
+        frozenset({"negatives", "scores", *_OPTIONAL}),
         _read_plain,
     ),
     Layout(
         "sentence-transformers",
-        "anchor or query, positive, and where there are any negative, negative_1 ..., scores (list)",
+        "anchor or query, positive, and where there are any negative, negative_1 ..., scores (list), weight",
         (frozenset({"anchor", "query"}), frozenset({"positive"})),
-        frozenset({*_SCORES, *_IDS}),
+        frozenset({*_SCORES, *_OPTIONAL}),
         _read_sentence_transformers,
     ),
 )

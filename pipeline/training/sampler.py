@@ -37,7 +37,7 @@ class Sampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        return sum(len(self._starts(dataset)) for dataset in self.datasets)
+        return sum(len(self.starts(dataset)) for dataset in self.datasets)
 
     @property
     def steps(self) -> int:
@@ -46,33 +46,36 @@ class Sampler:
     def batch(self, step: int) -> tuple[int, list[int]]:
         """`(epoch, rows)` of a 0-based step. A batch is of one dataset."""
         epoch, turn = divmod(step, self.steps_per_epoch)
-        number, start, stop = self._plan(epoch)[turn]
+        number, start, stop = _plan(self, epoch)[turn]
         dataset = self.datasets[number]
-        order = _permutation(dataset.rows, self._visits(dataset), f"{self.seed}-{number}", epoch)
+        order = _permutation(dataset.rows, self.visits(dataset), f"{self.seed}-{number}", epoch)
         return epoch, [dataset.start + int(row) for row in order[start:stop]]
 
-    def _plan(self, epoch: int) -> list[tuple[int, int, int]]:
-        """Dataset and bounds of every batch of an epoch, datasets mixed."""
-        plan = []
-        for number, dataset in enumerate(self.datasets):
-            starts = self._starts(dataset)
-            stops = [*starts[1:], self._visits(dataset)]
-            plan += [(number, start, stop) for start, stop in zip(starts, stops, strict=True)]
-        if len(self.datasets) > 1:
-            random.Random(f"{self.seed}-{epoch}").shuffle(plan)
-        return plan
-
-    def _visits(self, dataset: Dataset) -> int:
+    def visits(self, dataset: Dataset) -> int:
+        """Rows that an epoch visits, repetitions counted."""
         return max(self.workers, round(dataset.rows * dataset.weight))
 
-    def _starts(self, dataset: Dataset) -> Sequence[int]:
+    def starts(self, dataset: Dataset) -> Sequence[int]:
         """Where a dataset's batches begin among its visits of an epoch. With few rows the batch shrinks.
 
         A last batch too small to have in-batch negatives, or a row per worker, joins the one before.
         """
-        visits = self._visits(dataset)
+        visits = self.visits(dataset)
         starts = range(0, visits, self.batch_size)
         return starts[:-1] if len(starts) > 1 and visits - starts[-1] < max(2, self.workers) else starts
+
+
+@lru_cache(maxsize=2)
+def _plan(sampler: Sampler, epoch: int) -> list[tuple[int, int, int]]:
+    """Dataset and bounds of every batch of an epoch, datasets mixed."""
+    plan = []
+    for number, dataset in enumerate(sampler.datasets):
+        starts = sampler.starts(dataset)
+        stops = [*starts[1:], sampler.visits(dataset)]
+        plan += [(number, start, stop) for start, stop in zip(starts, stops, strict=True)]
+    if len(sampler.datasets) > 1:
+        random.Random(f"{sampler.seed}-{epoch}").shuffle(plan)
+    return plan
 
 
 @lru_cache(maxsize=8)

@@ -58,15 +58,15 @@ class StepResult:
 
 
 def accumulate_gradient(model: BiEncoder, batch: Batch, recipe: StepRecipe, group: Group = _ALONE) -> StepResult:
-    """Add the gradient of the global batch's mean loss to every weight, the same on all workers."""
+    """Add the gradient of the global batch's weighted mean loss to every parameter, the same on all workers."""
     own = worker_slice(len(batch.queries), group.rank, group.workers)
     documents = [
         text for text, owner in zip(batch.documents, batch.owner, strict=True) if own.start <= owner < own.stop
     ]
     pieces = model.micro_batches(batch.queries[own], documents)
-    if group.workers > 1 and model.sharded:
-        pieces = _as_many_as_others(model, pieces)
     cached = _cached(pieces, recipe.activation_tokens)
+    if group.workers > 1 and model.sharded:
+        pieces, cached = _like_others(model, pieces, cached)
     passes = [_Pass(model, piece, number < cached) for number, piece in enumerate(pieces)]
     vectors = model.in_order(pieces, [each.vectors for each in passes]).requires_grad_()
     result = _loss_gradient(vectors, len(documents), batch, own, recipe, group)
@@ -102,7 +102,8 @@ def _loss_gradient(
         masks = batch.masks(slice(own.start + piece.start, own.start + piece.stop), recipe.synthetic_weight)
         masks = _moved(masks, vectors.device)
         queries = vectors[:rows][piece]
-        loss = _objective(queries, documents, masks, recipe).sum() / len(batch.queries)
+        weights = torch.tensor(batch.weights[own][piece], device=vectors.device)
+        loss = (_objective(queries, documents, masks, recipe) * weights).sum() / sum(batch.weights)
         loss.backward()  # type: ignore[no-untyped-call]
         result.loss += float(loss.detach())
         _observe(result, queries.detach(), documents.detach(), batch.rows[own][piece])
@@ -165,11 +166,16 @@ def _sum_gradients(model: BiEncoder, group: Group) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
-def _as_many_as_others(model: BiEncoder, pieces: list[MicroBatch]) -> list[MicroBatch]:
-    """Sharded weights are gathered in every forward pass: all workers must do equally many."""
-    most = torch.tensor(len(pieces), device=model.device)
+def _like_others(model: BiEncoder, pieces: list[MicroBatch], cached: int) -> tuple[list[MicroBatch], int]:
+    """Sharded weights are gathered in every pass: all workers must do as many, and go back through them alike.
+
+    A cached pass is embedded again on the way back, another is not: with unequal numbers, one worker would gather
+    while the other sums, and both would wait for ever.
+    """
+    most = torch.tensor([len(pieces), cached], device=model.device)
     dist.all_reduce(most, dist.ReduceOp.MAX)
-    return pieces + [model.empty_micro_batch() for _ in range(int(most) - len(pieces))]
+    passes, cached = most.tolist()
+    return pieces + [model.empty_micro_batch() for _ in range(passes - len(pieces))], cached
 
 
 def _row_pieces(rows: int, columns: int) -> Iterator[slice]:

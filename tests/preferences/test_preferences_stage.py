@@ -126,16 +126,38 @@ def test_recorded_rankings_need_neither_model_nor_index(make, tmp_path: Path, ch
     assert sum(row["outcome"] == "none" for row in comparisons) == done.manifest.outcomes["no_preference"] == 1
     orders = {row["query_id"]: (row["passage_ids"], row["grades"]) for row in done.table("orders").to_pylist()}
     assert orders == {"q1": (["p03", "p00", "p04", "p05"], [2, 2, 0, 0]), "crop": (["p07", "p06"], [2, 1])}
-    ((line, reason),) = [(row["line"], row["reason"]) for row in done.table("quarantine").to_pylist()]
-    assert line == 3 and "no train query" in reason
+    assert done.manifest.quarantined == 0 and done.manifest.outcomes["rankings_no_train_query"] == 1
     assert chat_server.total == 0
 
 
 def test_recorded_rankings_of_another_corpus_are_refused(make, tmp_path: Path):
     path = tmp_path / "rankings.jsonl"
     path.write_text('{"query_id": "other", "ranking": ["p00", "p02"]}\n')
-    with pytest.raises(RayrieverError, match=r"no ranking fits(.|\n)*line 1: no train query"):
+    with pytest.raises(RayrieverError, match=r"none of its 1 rankings is of a train query"):
         make(path=str(path)).run("preferences", stage.run, ["corpus", "queries"])
+    path.write_text('{"query_id": "q1", "ranking": ["x", "y"]}\n')
+    with pytest.raises(
+        RayrieverError, match=r"1 of 1 rows (.|\n)* rankings.jsonl:1  ranks fewer(.|\n)*take rankings of this corpus"
+    ):
+        make(path=str(path)).run("preferences", stage.run, ["corpus", "queries"])
+
+
+def test_file_of_mostly_broken_rankings_stops_before_it_trains(make, tmp_path: Path):
+    """A renamed column would otherwise leave a stage 2 that learns from the few rows that happen to fit."""
+    path = tmp_path / "rankings.jsonl"
+    good = json.dumps({"query_id": "q1", "ranking": ["p00", "p02"]})
+    path.write_text("\n".join([good, *['{"query_id": "q2", "order": ["p00", "p02"]}'] * 9]))
+    with pytest.raises(RayrieverError) as raised:
+        make(path=str(path)).run("preferences", stage.run, ["corpus", "queries"])
+    message = str(raised.value)
+    assert message.startswith(f"preferences.path {path}: 9 of 10 rows (90 %) cannot be used, more than max_bad_share")
+    assert 'rankings.jsonl:2  no "ranking"' in message and "raise corpus.max_bad_share" in message
+
+
+def test_grade_gap_without_recorded_grades_is_refused(make):
+    """The LLM's choices have no grades: the option would do nothing."""
+    with pytest.raises(RayrieverError, match="only recorded rankings have grades"):
+        stage.external(make(min_grade_gap=1).recipe)
 
 
 def test_plan_knows_the_calls_and_what_the_result_depends_on(make, tmp_path: Path):

@@ -37,6 +37,13 @@ def test_grades_and_plain_rankings_are_read_in_order_of_query(tmp_path: Path):
     assert outcomes["rankings"] == 3 and not rejected
 
 
+def test_rankings_of_other_queries_are_counted_and_no_fault(tmp_path: Path):
+    """A file may cover dev, too; as faults they would stop the run."""
+    rankings, outcomes, rejected = read(tmp_path / "r.jsonl", GOOD, {"query_id": "dev", "ranking": ["a", "b"]})
+    assert [ranking.query_id for ranking in rankings] == ["q1"] and not rejected
+    assert outcomes["rankings_no_train_query"] == 1 and outcomes["rankings_rows"] == 2
+
+
 def test_pair_of_grade_zero_is_no_preference_and_equal_grades_above_follow_the_ranking():
     """Order among zeros means nothing; learnt, it would be noise in half of all pairs."""
     ranking = RecordedRanking("q", ("a", "b", "c", "d"), (2.0, 2.0, 0.0, 0.0), graded=True)
@@ -69,7 +76,9 @@ FAULTS = [
     ({"query_id": "q2"}, 'no "ranking"'),
     ({"query_id": "q2", "ranking": "ab"}, 'no "ranking"'),
     ({"query_id": "q2", "ranking": ["a", None]}, 'no "ranking"'),
-    ({"query_id": "other", "ranking": ["a", "b"]}, "no train query"),
+    ('{"query_id": "\\ud800", "ranking": ["a", "b"]}', 'no "query_id"'),
+    ('{"query_id": "q2", "ranking": ["a", "\\udfff"]}', 'no "ranking"'),
+    ('{"query_id": "q2", "ranking": ["a", "b"], "grades": {"a": 1%s, "b": 0}}' % ("0" * 400), "'a' has no grade"),
     ({"query_id": "q1", "ranking": ["b", "a"]}, "ranked in an earlier line"),
     ({"query_id": "q2", "ranking": ["a", "b", "a"]}, "ranks 'a' more than once"),
     ({"query_id": "q2", "ranking": ["a", "b"], "grades": [1, 0]}, '"grades" is not an object'),
@@ -102,7 +111,7 @@ def test_unknown_passages_and_near_duplicates_leave_the_rest_of_a_ranking(tmp_pa
         {"query_id": "q2", "ranking": list(grades)},
     )
     assert [(r.passage_ids, r.grades) for r in rankings] == [(("a", "c"), (3.0, 1.0)), (("a", "c"), (2.0, 1.0))]
-    assert outcomes == {"rankings": 2, "passages_unknown": 2, "near_duplicates_removed": 4}
+    assert outcomes == {"rankings_rows": 2, "rankings": 2, "passages_unknown": 2, "near_duplicates_removed": 4}
     assert not rejected
 
 

@@ -161,3 +161,19 @@ def test_mined_near_duplicate_of_another_rows_label_is_no_negative_of_that_row()
     batch = assemble(rows, [0, 1], Visit(hard_negatives=1), seed=0, epoch=0)
     assert batch.documents == ["A", "B, printed again"]
     assert marked(batch, 1, "positive") == {"B, printed again"}
+
+
+def test_rows_of_one_query_do_not_repel_each_other_s_positives():
+    """A table with a row per positive, as sentence-transformers has it, would train against its own labels."""
+    rows = [Example("q", "query", ("1",), ("one",)), Example("q", "query", ("2",), ("two",)), example("r", {"3": "3"})]
+    batch = assemble(rows, range(3), Visit(), seed=0, epoch=0)
+    assert marked(batch, 0, "ignore") == {"two"} and marked(batch, 1, "ignore") == {"one"}
+    assert marked(batch, 2, "ignore") == set()
+
+
+def test_passage_under_both_headings_attracts_when_drawn_and_never_repels():
+    row = Example("q", "query", ("a", "b"), ("A", "B"), mined_ids=("b", "c"), mined=("B", "C"))
+    for epoch in range(6):
+        batch = assemble([row], [0], Visit(hard_negatives=2), seed=0, epoch=epoch)
+        repelled = {batch.documents[column] for column in batch.rows[0].repelled}
+        assert repelled == {"C"} and "B" in marked(batch, 0, "positive") | marked(batch, 0, "ignore")

@@ -77,6 +77,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "neg_scores": [1, 0.5],
         "pos_id": ["pa"],
         "neg_id": [8, 9],
+        "weight": 2,
         "prompt": "Represent this sentence",
         "type": "normal",
     },
@@ -86,6 +87,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "positives": ["a"],
         "negatives": ["b", "c"],
         "scores": [3, 1, 0.5],
+        "weight": 2.0,
     },
     "sentence-transformers": {
         "query_id": "7",
@@ -94,6 +96,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "negative_10": "c",
         "negative_2": "b",
         "label": [3, 1, 0.5],
+        "weight": 2.0,
     },
 }
 
@@ -124,6 +127,7 @@ def test_every_layout_gives_the_same_example_from_every_file(name: str, ending: 
             candidate_ids=ids[0] + ids[1],
             candidates=("a", "b", "c"),
             grades=(3.0, 1.0, 0.5),
+            weight=2.0,
         )
     ]
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from pipeline.training.batch import Visit, assemble
 from pipeline.training.examples import Example
 from pipeline.training.join import (
     as_tables,
@@ -68,6 +69,20 @@ def test_same_text_under_two_ids_is_one_candidate():
 def test_grades_go_with_their_candidates():
     example = with_preferences(LABELLED, order("213", [0, 3, 1]), None, TEXTS, graded=True)
     assert dict(zip(example.candidate_ids, example.grades, strict=True)) == {"2": 0.0, "1": 3.0, "3": 1.0}
+
+
+def test_recorded_zeros_are_no_preference_and_end_an_order():
+    """Learnt as an order, the places of useless passages would be noise; a query with nothing else teaches nothing."""
+    some = with_preferences(LABELLED, order("123", [2, 0, 0]), None, TEXTS, graded=False, recorded=True)
+    assert some.orders == ((0, 1, 2),) and some.grades == (2.0, 0.0, 0.0)
+    (row,) = assemble([some], [0], Visit(contrast=False, candidates="order"), seed=0, epoch=0).rows
+    assert row.order == (0,) and row.listed == (0, 1, 2)
+    for graded in (False, True):
+        none = with_preferences(LABELLED, order("123", [0, 0, 0]), None, TEXTS, graded=graded, recorded=True)
+        assert none.orders == none.grades == ()
+    fitted = with_preferences(LABELLED, order("123", [1, 0, -1]), None, TEXTS, graded=False)
+    (row,) = assemble([fitted], [0], Visit(contrast=False, candidates="order"), seed=0, epoch=0).rows
+    assert row.order == (0, 1, 2), "the mean of fitted strengths is 0: it means nothing"
 
 
 def test_query_without_any_positive_is_left_out_and_counted():

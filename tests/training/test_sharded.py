@@ -28,6 +28,7 @@ ROWS = [
 ]
 ARMS: dict[str, dict[str, object]] = {
     "cached": {"activation_tokens": 0},
+    "some cached": {"activation_tokens": 150},
     "uncached adapters": {"activation_tokens": None, "lora_rank": 2},
 }
 

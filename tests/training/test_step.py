@@ -31,7 +31,8 @@ def uneven_batch(visit: Visit) -> Batch:
         Example("e", "night sky", ("5",), ("stars at night",), ("the sky is dark",)),
     ]
     pairs = {"candidate_ids": ("1", "7"), "candidates": ("apples are red", "paint"), "orders": ((0, 1),)}
-    return assemble([replace(row, **pairs) for row in rows], range(5), visit, seed=0, epoch=0)
+    weighted = [replace(row, weight=1 + number / 4, **pairs) for number, row in enumerate(rows)]
+    return assemble(weighted, range(5), visit, seed=0, epoch=0)
 
 
 def recipe_of(loss: str, kept: int | None) -> tuple[StepRecipe, Visit]:
@@ -118,6 +119,23 @@ def test_gradient_does_not_depend_on_the_micro_batches(tiny_encoder: Path):
     assert_same(gradients(tiny_encoder, Group(), tokens=64)[0], gradients(tiny_encoder, Group(), tokens=100_000)[0])
 
 
+def test_heavy_row_counts_as_often_as_its_weight(tiny_encoder: Path):
+    """The mean of a batch with a row three times is that of the batch with this row's weight at 3."""
+    section = DistillSection(loss="infonce", dtype="float32")
+    step = StepRecipe(objective.distill_objective(section), 0.05)
+
+    def gradient(weights_of: list[float], times: int) -> dict[str, torch.Tensor]:
+        model = weights.prepare(load_model(EncoderSection(model=str(tiny_encoder))), section, torch.device("cpu"))
+        model.encoder.eval()
+        rows = [Example(each, f"query {each}", (each,), (f"text {each}",)) for each in "ab"]
+        weighted = [replace(row, weight=weight) for row, weight in zip(rows, weights_of, strict=True)]
+        batch = assemble([*weighted, *[weighted[1]] * (times - 1)], range(1 + times), Visit(), seed=0, epoch=0)
+        accumulate_gradient(model, batch, step)
+        return {name: p.grad.clone() for name, p in model.encoder.named_parameters() if p.grad is not None}
+
+    assert_same(gradient([1.0, 3.0], 1), gradient([1.0, 1.0], 3))
+
+
 def test_two_halves_of_the_gradient_are_that_of_one_graph(tiny_encoder: Path):
     """Against autograd through everything at once, without any of our step's code."""
     model = load_model(EncoderSection(model=str(tiny_encoder))).eval()
@@ -125,7 +143,8 @@ def test_two_halves_of_the_gradient_are_that_of_one_graph(tiny_encoder: Path):
     queries, documents = (embed(model, texts, None, 10_000) for texts in (batch.queries, batch.documents))
     scores, masks = queries @ documents.T / 0.05, batch.masks(slice(0, 5))
     everyone = scores.masked_fill(masks.ignore, -torch.inf).logsumexp(1)
-    (everyone - scores.masked_fill(~masks.positive, -torch.inf).logsumexp(1)).mean().backward()
+    per_row = everyone - scores.masked_fill(~masks.positive, -torch.inf).logsumexp(1)
+    (per_row @ torch.tensor(batch.weights) / sum(batch.weights)).backward()
     expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     section = DistillSection(dtype="float32")
     ours = weights.prepare(load_model(EncoderSection(model=str(tiny_encoder))), section, torch.device("cpu"))

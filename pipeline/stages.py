@@ -16,6 +16,7 @@ from pipeline.mining import teacher
 from pipeline.preferences import stage as preferences
 from pipeline.queries import stage as queries
 from pipeline.recipe import Recipe
+from pipeline.rounds import in_rounds
 from pipeline.stage import Stage
 from pipeline.synthesis import stage as synthesis
 from pipeline.training import align, distill
@@ -189,7 +190,8 @@ _EVERY_STAGE: tuple[Stage, ...] = (
 
 def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
     """The stages that the recipe asks for, in order, each reading those that are there."""
-    chosen = [stage for stage in _EVERY_STAGE if stage.needs is None or getattr(recipe, stage.needs) is not None]
+    every = in_rounds(_EVERY_STAGE, 1 if recipe.negatives is None else recipe.negatives.rounds)
+    chosen = [stage for stage in every if stage.needs is None or getattr(recipe, stage.needs) is not None]
     names = {stage.name for stage in chosen}
     return tuple(replace(stage, inputs=tuple(n for n in stage.inputs if n in names)) for stage in chosen)
 

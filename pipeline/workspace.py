@@ -58,6 +58,11 @@ class Manifest:
     peak_memory_mb: float  # private memory of the driver and its children on this machine
 
     @property
+    def place(self) -> tuple[str, str]:
+        """Stage and key: with them any worker finds the artifact."""
+        return self.stage, self.key
+
+    @property
     def identity(self) -> str:
         """Tells this artifact from one that a forced rerun made under the same key."""
         return f"{self.key}/{self.attempt}"

@@ -92,7 +92,7 @@ def encode_corpus(ctx: StageContext, training: str | None) -> None:
     corpus = ctx.inputs["corpus"]
     require_resources(actor_keys("encoder"), section.actors, section.cpus_per_actor, section.gpus_per_actor)
     slices = _slices(corpus, ctx.workspace)
-    trained_by = None if training is None else (training, ctx.inputs[training].manifest.key)
+    trained_by = None if training is None else ctx.inputs[training].manifest.place
     # Actors read their own slices: with a reader beside them, actors that hold every CPU would wait for it for ever.
     counts = ray.data.from_arrow(slices).map_batches(
         EncodePassages,

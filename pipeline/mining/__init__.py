@@ -1,1 +1,1 @@
-"""Hard negatives: what a base encoder ranks high and nobody labelled."""
+"""Hard negatives: what an encoder ranks high and nobody labelled."""

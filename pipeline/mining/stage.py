@@ -1,4 +1,4 @@
-"""The mine stage: hard negatives of every labelled train query, from the base encoder's hits."""
+"""The mine stage: hard negatives of every labelled train query, from the hits of an encoder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ _BLOCK = 2048
 
 
 def run(ctx: StageContext) -> None:
-    """Write table `negatives`: up to `per_query` passages for every train query with a labelled positive."""
+    """Write table `negatives`: up to `per_query` passages for every train query with a labelled positive.
+
+    The hits are the base encoder's or, in a later round, those of the encoder that the round before has trained.
+    """
     queries = ctx.inputs["queries"].table("queries")
     train = queries.filter(pc.equal(queries["split"], "train")).sort_by("query_id")
     texts = dict(zip(train["query_id"].to_pylist(), train["text"].to_pylist(), strict=True))
@@ -30,7 +33,8 @@ def run(ctx: StageContext) -> None:
     if not labelled:
         ctx.out.table("negatives", NEGATIVE.empty_table(), NEGATIVE)
         return
-    with open_search(ctx.recipe, ctx.inputs["index_base"], None) as search:
+    model = ctx.inputs["distill"].directory("model") if "distill" in ctx.inputs else None
+    with open_search(ctx.recipe, ctx.inputs["index_tuned" if model else "index_base"], model) as search:
         ctx.out.table("negatives", _blocks(ctx, search, labelled, texts, positives), NEGATIVE)
 
 

@@ -11,15 +11,20 @@ from pipeline.recipe.section import Section, execution
 
 class NegativesSection(Section):
     per_query: int = Field(15, ge=1, le=200, description="Mined passages kept per train query.")
-    ranks: tuple[int, int] = Field(
-        (1, 100), description="First and last rank of the base encoder's hits that may become negatives."
-    )
+    ranks: tuple[int, int] = Field((1, 100), description="First and last rank of the hits that may become negatives.")
     max_share_of_positive: float | None = Field(
         0.95,
         gt=0,
         le=1,
         description="Passages scoring above this share of the worst positive's score are likely unlabelled positives "
         "and are left out (NV-Retriever, Moreira et al. 2024, TopK-PercPos); none: no such rule.",
+    )
+    rounds: int = Field(
+        1,
+        ge=1,
+        le=20,
+        description="Trainings of stage 1. Each goes on from the one before, with negatives from that one's own hits; "
+        "`distill.epochs` is of each.",
     )
     margin: float | None = Field(
         None, ge=0, description="Or: passages must score at least this much below the worst positive (TopK-MarginPos)."

@@ -38,8 +38,7 @@ def run(ctx: StageContext) -> None:
     examples = TrainingSet(ctx.out.parts("examples"), (Dataset(0, rows),))
     if section.replay:
         examples = with_replay(examples, ctx.inputs["distill"], section.replay)
-    start = ("distill", ctx.inputs["distill"].manifest.key)
-    fit(ctx, "align", section, examples, dev_set(ctx, section.dev_passages), start)
+    fit(ctx, "align", section, examples, dev_set(ctx, section.dev_passages), ctx.inputs["distill"].manifest.place)
 
 
 def with_replay(preferred: TrainingSet, stage_1: Artifact, visits: float) -> TrainingSet:

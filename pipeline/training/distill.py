@@ -37,7 +37,8 @@ def run(ctx: StageContext) -> None:
         )
     ctx.out.table("datasets", pa.Table.from_pylist([vars(each) for each in datasets], schema=DATASET), DATASET)
     examples = TrainingSet(ctx.out.parts("examples"), tuple(datasets))
-    fit(ctx, "distill", section, examples, dev_set(ctx, section.dev_passages), start=None)
+    start = ctx.inputs["distill"].manifest.place if "distill" in ctx.inputs else None  # the round before
+    fit(ctx, "distill", section, examples, dev_set(ctx, section.dev_passages), start)
 
 
 def _write_examples(ctx: StageContext) -> list[Dataset]:

@@ -1,0 +1,91 @@
+"""Stage 1 in rounds: the negatives of each are the hits of the encoder that the one before has trained."""
+
+import json
+from pathlib import Path
+
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from pipeline.progress import Silent
+from pipeline.recipe import Recipe
+from pipeline.runner import run
+from pipeline.workspace import Artifact
+from tests.small_run import recipe_values, write_corpus
+
+
+class Listener(Silent):
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+
+    def reused(self, artifact: Artifact) -> None: ...
+
+    def started(self, stage) -> "Listener":
+        self.ran.append(stage.name)
+        return self
+
+    def finished(self, artifact: Artifact) -> None: ...
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_encoder: Path, ray_cluster: None) -> Recipe:
+    """Twenty labelled train queries and ten dev ones, no LLM."""
+    write_corpus(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "corpus.jsonl").read_text().splitlines()]
+    queries = [{"_id": f"q{n}", "text": f"what is {row['title']}"} for n, row in enumerate(rows[:30])]
+    (tmp_path / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
+    (tmp_path / "qrels").mkdir()
+    for split, chosen in (("train", range(20)), ("dev", range(20, 30))):
+        pairs = "".join(f"q{n}\t{rows[n]['_id']}\t1\n" for n in chosen)
+        (tmp_path / "qrels" / f"{split}.tsv").write_text(f"query-id\tcorpus-id\tscore\n{pairs}")
+    values = recipe_values(tmp_path, tiny_encoder, "http://unused")
+    values |= {
+        "corpus": {"path": str(tmp_path)},
+        "queries": {"generate": 0, "dev_share": 0, "test_share": 0},
+        "synthesis": {"max_queries": 0},
+        "negatives": {"rounds": 2, "per_query": 5, "max_share_of_positive": None},
+    }
+    return Recipe.model_validate(values)
+
+
+def test_each_round_mines_with_the_encoder_of_the_one_before_and_goes_on_from_it(recipe: Recipe):
+    """Mined with the base encoder again, or trained from it, the rounds would be the same training twice."""
+    listener = Listener()
+    finished = run(recipe, listener, until="distill")
+    made = [f"{stage}_round_1" for stage in ("distill", "encode_tuned", "index_tuned", "mine")]
+    assert listener.ran[-6:] == ["mine", *made, "distill"]
+    passages = {row["passage_id"]: row for row in finished["corpus"].table("passages").to_pylist()}
+    texts = {row["query_id"]: row["text"] for row in finished["queries"].table("queries").to_pylist()}
+    round_1 = SentenceTransformer(str(finished["distill_round_1"].directory("model")), device="cpu")
+    rows = finished["mine_round_1"].table("negatives").to_pylist()
+    for row in rows[:10]:
+        query = round_1.encode_query([texts[row["query_id"]]])[0]
+        passage = passages[row["passage_id"]]
+        vector = round_1.encode_document([f"{passage['title']} {passage['text']}"])[0]
+        assert float(query @ vector) == pytest.approx(row["score"], abs=1e-2)
+    before, after = (
+        {row["query_id"]: row["mined_ids"] for row in finished[name].table("examples").to_pylist()}
+        for name in ("distill_round_1", "distill")
+    )
+    mined: dict[str, list[str]] = {}
+    for row in rows:
+        mined.setdefault(row["query_id"], []).append(row["passage_id"])
+    assert after == mined != before
+    chosen = max(finished["distill_round_1"].table("curve")["dev_ndcg_at_10"].to_pylist()[1:])
+    assert finished["distill"].table("curve")["dev_ndcg_at_10"][0].as_py() == pytest.approx(chosen)
+
+    again = Listener()
+    run(recipe, again, until="distill")
+    assert again.ran == []
+
+
+def test_one_round_is_the_plain_row_of_stages(recipe: Recipe):
+    """A recipe that does not ask for rounds keeps the stages, and so the results, that it has."""
+    from pipeline.stages import stages_of
+
+    plain = recipe.model_copy(update={"negatives": recipe.negatives.model_copy(update={"rounds": 1})})
+    assert not any("round" in stage.name for stage in stages_of(plain))
+    three = recipe.model_copy(update={"negatives": recipe.negatives.model_copy(update={"rounds": 3})})
+    inputs = {stage.name: stage.inputs for stage in stages_of(three)}
+    assert {"mine_round_1", "distill_round_1"} <= set(inputs["distill_round_2"])
+    assert {"mine_round_2", "distill_round_2"} <= set(inputs["distill"])
+    assert inputs["mine_round_2"] == ("corpus", "queries", "distill_round_2", "index_tuned_round_2")

@@ -117,6 +117,17 @@ def test_two_workers_make_the_steps_of_one(tmp_path: Path, tiny_encoder: Path, t
             assert row[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-5), (row["step"], name)
 
 
+def test_fewer_workers_than_asked_for_make_the_same_steps(
+    tmp_path: Path, tiny_encoder: Path, trained: tuple[Artifact, list[str]]
+):
+    """Where nodes are lost, batches cut by the workers that are left would be another training."""
+    values = {"workers": 2, "min_workers": 1, "cpus_per_worker": 3}  # of the cluster's 4 CPUs: one worker fits
+    shelf = TrainingShelf(tmp_path, tiny_encoder, distill=COMMON | values)
+    rows = metrics(shelf.run("distill", distill.run, INPUTS))
+    losses = [row["loss"] for row in metrics(trained[0])]
+    assert [row["loss"] for row in rows] == pytest.approx(losses, rel=1e-3)
+
+
 def test_training_without_progress_on_dev_stops(tmp_path: Path, tiny_encoder: Path, ray_cluster: None):
     """With two workers that share the weights: one that went on alone would wait for ever."""
     values = {"epochs": 9, "learning_rate": 1e-12, "patience": 2, "workers": 2, "sharded": True, "lora_rank": 2}

@@ -60,6 +60,7 @@ LLM_RESPONSE = _schema(
     ("tokens_out", pa.int64()),
     ("attempts", pa.int64()),  # requests put on the wire for this answer
     ("error", pa.string(), True),
+    ("tokens_cached", pa.int64()),  # of tokens_in, that the server had in its cache
 )
 
 SYNTHESIS = _schema(

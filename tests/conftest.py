@@ -130,6 +130,7 @@ class ChatServer:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     in_flight: int = 0
     most_in_flight: int = 0
+    broken: int = 0  # requests to a path below /broken, where every one fails
     lock: threading.Lock = field(default_factory=threading.Lock)
     url: str = ""
 
@@ -150,6 +151,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path.startswith("/broken"):
+            self.chat.broken += 1
+            self._send(500, "{}", None)
+            return
         content = body["messages"][-1]["content"]
         chat = self.chat
         with chat.lock:

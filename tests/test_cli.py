@@ -7,11 +7,15 @@ import os
 import subprocess
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from pipeline.cli import app
+from pipeline.llm.responses import Answer, to_table
+from pipeline.llm.store import Ledger, ResponseStore
+from pipeline.workspace import Workspace
 
 runner = CliRunner()
 
@@ -159,3 +163,23 @@ def test_keys_lists_every_section(folder: Path):
     names = [key["name"] for key in json.loads(runner.invoke(app, ["keys", "--json"]).stdout)]
     assert {"workspace", "corpus.path", "llm.model", "distill.loss"} <= set(names)
     assert "index.shards" in runner.invoke(app, ["keys", "index"]).stdout
+
+
+def test_plan_and_status_say_what_it_costs(folder: Path):
+    """Nobody starts a million calls without a price; nobody learns of it from the provider's bill."""
+    price = {"input": 2.0, "cached_input": 1.0, "output": 10.0}
+    llm = {"engine": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1", "price": price}
+    path = recipe(folder, llm=llm, queries={"generate": 100})
+    planned = runner.invoke(app, ["plan", path])
+    rows = json.loads(runner.invoke(app, ["plan", path, "--json"]).stdout)
+    tokens_in, tokens_out = (sum(row[f"llm_tokens_{way}"] for row in rows) for way in ("in", "out"))
+    assert f", {(2 * tokens_in + 10 * tokens_out) / 1e6:,.2f} by llm.price" in " ".join(planned.stdout.split())
+
+    workspace = Workspace(str(folder / "workspace"))
+    Ledger(workspace).record(pa.array(["a", "b"]), pa.array(["question"] * 2), "m", "run")
+    answer = Answer("a", "text", "stop", 3_000_000, 100_000, 1, tokens_cached=1_000_000)
+    ResponseStore(workspace).add(to_table([answer]), pa.array(["question"]), "m")
+    shown = runner.invoke(app, ["status", path], env={"COLUMNS": "120"})
+    (line,) = [line for line in shown.stdout.splitlines() if line.split()[:2] == ["question", "m"]]
+    assert line.split()[2:] == ["2", "1", "3,000,000", "1,000,000", "100,000", "6.00"]
+    assert "budget.max_cost needs price" in failed("plan", recipe(folder, llm={"budget": {"max_cost": 5}}))

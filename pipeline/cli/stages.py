@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import typer
 from rich.markup import escape
+from rich.table import Table
 
 from pipeline.cli.options import AsJson, Overrides, RecipePath, Start, Until
 from pipeline.cli.results import load_report, show_report
 from pipeline.cli.terminal import err, new_table, out, print_json, readable_errors, size
+
+if TYPE_CHECKING:
+    from pipeline.llm.store import Usage
+    from pipeline.recipe import LlmSection
 
 app = typer.Typer()
 
@@ -49,6 +56,7 @@ def plan(
 ) -> None:
     """Show which stages would run and what they would cost. Spends nothing."""
     with readable_errors():
+        from pipeline.llm.pricing import cost
         from pipeline.recipe import load_recipe
         from pipeline.runner import plan as plan_stages
         from pipeline.workspace import Workspace
@@ -69,9 +77,12 @@ def plan(
                 out.print(f"{row['stage']}: {escape(row['note'])}", highlight=False, soft_wrap=True)
         to_run = [row for row in rows if row["action"] == "run"]
         total = {name: sum(row[name] for row in to_run) for name in ("llm_requests", "llm_tokens_in", "llm_tokens_out")}
+        price = loaded.llm.price
+        money = price and cost(price, total["llm_tokens_in"], 0, total["llm_tokens_out"])
         out.print(
             f"{len(to_run)} of {len(rows)} stages would run: about {total['llm_requests']:,} LLM requests, "
-            f"about {total['llm_tokens_in']:,} tokens in and {total['llm_tokens_out']:,} out. "
+            f"about {total['llm_tokens_in']:,} tokens in and {total['llm_tokens_out']:,} out"
+            f"{'' if money is None else f', {money:,.2f} by llm.price'}. "
             "Answers already stored are not asked again."
         )
 
@@ -109,6 +120,22 @@ def status(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fa
             f"LLM: {llm.sent:,} requests sent over all runs, {llm.answered:,} answers stored, "
             f"{llm.tokens_in:,} tokens in, {llm.tokens_out:,} out. Workspace: {size(workspace.size_bytes())}."
         )
+        if llm.usages:
+            out.print(_usage(llm.usages, loaded.llm))
+
+
+def _usage(usages: Sequence[Usage], section: LlmSection) -> Table:
+    """What was asked for what, and what it cost: known of the recipe's own model only, where the recipe says it."""
+    from pipeline.llm.pricing import cost
+    from pipeline.llm.requests import model_identity
+
+    shown = new_table("Asked for", "Model", "Sent", "Answered", "Tokens in", "Cached", "Out", "Cost")
+    for use in usages:
+        counts = [f"{n:,}" for n in (use.sent, use.answered, use.tokens_in, use.tokens_cached, use.tokens_out)]
+        priced = section.price if use.model == model_identity(section) else None
+        money = "" if priced is None else f"{cost(priced, use.tokens_in, use.tokens_cached, use.tokens_out):,.2f}"
+        shown.add_row(use.purpose, escape(use.model), *counts, money)
+    return shown
 
 
 @app.command()

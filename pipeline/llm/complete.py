@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import uuid
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import RayrieverError
+from pipeline.llm.engines.gate import Gate, Spent, is_needed
 from pipeline.llm.engines.job import Job
 from pipeline.llm.requests import distinct, model_identity
-from pipeline.llm.responses import answered
-from pipeline.llm.store import Ledger, ResponseStore
+from pipeline.llm.responses import OVER_BUDGET, answered, failure, to_table
+from pipeline.llm.store import Ledger, ResponseStore, totals
 from pipeline.models import locate
 from pipeline.progress import Progress
 from pipeline.ray_session import actor_keys, ensure_ray, explained_ray_errors, require_resources
@@ -49,7 +51,8 @@ def complete(
     have finish_reason "error" and are asked again next time.
 
     Raises RayrieverError when the model, key, server or resources are not there, and, as soon as it is certain, when
-    more than `section.max_failed_share` of the distinct requests stay without an answer.
+    more than `section.max_failed_share` of the distinct requests stay without an answer. When a limit of the budget is
+    reached, what is in flight comes in; the rest is not sent, and `budget.on_reached` says whether that is an error.
     """
     asked = distinct(requests)
     store = ResponseStore(workspace)
@@ -79,28 +82,78 @@ def _ask(
     report: _Report,
 ) -> list[pa.Table]:
     check_engine(section)
-    ensure_ray(ray_section)
-    engine = _engine(section)
-    require_resources(actor_keys("llm"), section.actors, engine.cpus(section), section.gpus_per_actor)
-    import ray.data
-
-    batches = engine.batches(asked, missing, section)
-    answers = engine.answer(ray.data.from_arrow(batches), _job(section, workspace))
+    answers, closed = _answers(asked, missing, section, workspace, ray_section, report)
     arrived, failures = [], LLM_RESPONSE.empty_table()
     # One failure among several requests is always tolerated: of ten requests, 5 % would be none.
     allowed = max(
         section.max_failed_share * asked.num_rows, 1 if asked.num_rows > 1 and section.max_failed_share else 0
     )
     # Closed, the actors stop asking; left to the garbage collector, they would go on while the error is shown.
-    with closing(_stream(answers)) as stream:
+    with closing(answers) as stream:
         for responses in stream:
+            responses = responses.filter(pc.invert(_is_over_budget(responses)))
             arrived.append(responses)
             failures = pa.concat_tables([failures, responses.filter(pc.invert(answered(responses)))])
             report.arrived(responses)
             if failures.num_rows > allowed:
                 raise _too_many_failures(failures, report, section)
     report.finished()
-    return arrived
+    return [*arrived, _unsent(missing, arrived, closed, section, report)]
+
+
+def _answers(
+    asked: pa.Table,
+    missing: pa.Table,
+    section: LlmSection,
+    workspace: Workspace,
+    ray_section: RaySection,
+    report: _Report,
+) -> tuple[Generator[pa.Table], Callable[[], str]]:
+    """LLM_RESPONSE rows as they come in, and what tells which limit of the budget has been reached."""
+    limits = functools.partial(Gate, section, _spent(section, workspace) if is_needed(section) else Spent())
+    if section.engine == "batch":
+        from pipeline.llm.engines import batch
+
+        gate = limits()
+        return batch.answers(missing, _job(section, workspace, None), gate, report.message), gate.closed
+    ensure_ray(ray_section)
+    engine = _engine(section)
+    require_resources(actor_keys("llm"), section.actors, engine.cpus(section), section.gpus_per_actor)
+    import ray.data
+
+    handle = ray.remote(num_cpus=0)(Gate).remote(*limits.args) if is_needed(section) else None
+    batches = engine.batches(asked, missing, section)
+    answers = engine.answer(ray.data.from_arrow(batches), _job(section, workspace, handle))
+    return _stream(answers), lambda: ray.get(handle.closed.remote()) if handle is not None else ""
+
+
+def _spent(section: LlmSection, workspace: Workspace) -> Spent:
+    so_far = totals(workspace).of_model(model_identity(section))
+    return Spent(so_far.sent, so_far.tokens_in, so_far.tokens_cached, so_far.tokens_out)
+
+
+def _is_over_budget(responses: pa.Table) -> pa.ChunkedArray:
+    return pc.starts_with(pc.fill_null(responses["error"], ""), OVER_BUDGET)
+
+
+def _unsent(
+    missing: pa.Table, arrived: Sequence[pa.Table], closed: Callable[[], str], section: LlmSection, report: _Report
+) -> pa.Table:
+    """Failures for the requests that the budget kept from being sent. Raises RayrieverError where it is to stop."""
+    known = pa.concat_tables([LLM_RESPONSE.empty_table(), *arrived])["request_id"].combine_chunks()
+    rest = missing.filter(pc.invert(pc.is_in(missing["request_id"], known)))["request_id"].to_pylist()
+    if not rest:
+        return LLM_RESPONSE.empty_table()
+    reason = closed()
+    assert reason, f"{len(rest)} requests came back without a row"
+    if section.budget.on_reached == "stop":
+        raise RayrieverError(
+            f"llm: {reason}. {len(rest):,} of {report.total:,} requests ({report.description}) were not sent; "
+            f"{report.answers:,} answers are stored. Raise the limit and run the same command: only the rest is asked. "
+            "Or set llm.budget.on_reached=finish to go on with what there is."
+        )
+    report.message(f"{reason}: {len(rest):,} requests stay without an answer")
+    return to_table(failure(each, reason, 0) for each in rest)
 
 
 def check_engine(section: LlmSection) -> None:
@@ -109,18 +162,18 @@ def check_engine(section: LlmSection) -> None:
 
 
 def _engine(section: LlmSection) -> ModuleType:
-    from pipeline.llm.engines import api, local, vllm_actors
+    from pipeline.llm.engines import api, batch, local, vllm_actors
 
-    return {"transformers": local, "openai": api, "vllm": vllm_actors}[section.engine]
+    return {"transformers": local, "openai": api, "vllm": vllm_actors, "batch": batch}[section.engine]
 
 
-def _job(section: LlmSection, workspace: Workspace) -> Job:
+def _job(section: LlmSection, workspace: Workspace, gate: Any) -> Job:
     """A local path in the recipe is meant from where the user stands, not from an actor's folder."""
-    if section.engine != "openai" and not section.model.startswith("pypi:"):
+    if section.engine in ("transformers", "vllm") and not section.model.startswith("pypi:"):
         place = locate(section.model)
         path = "/".join((place.path_or_name, place.gguf_file)) if place.gguf_file else place.path_or_name
         section = section.model_copy(update={"model": path})
-    return Job(section, model_identity(section), workspace.uri, f"{time.time_ns()}-{uuid.uuid4().hex[:8]}")
+    return Job(section, model_identity(section), workspace.uri, f"{time.time_ns()}-{uuid.uuid4().hex[:8]}", gate)
 
 
 def _stream(answers: Dataset) -> Generator[pa.Table]:
@@ -157,6 +210,9 @@ class _Report:
         self.answers += pc.sum(answered(responses)).as_py() or 0
         self._tokens += pc.sum(responses["tokens_out"]).as_py() or 0
         self._progress.update(f"{self.description}, {self._rate()}", self._done, self.total)
+
+    def message(self, text: str) -> None:
+        self._progress.message(f"{self.description}: {text}")
 
     def finished(self) -> None:
         self._progress.message(

@@ -1,7 +1,7 @@
 """A folder of Parquet parts that many processes append to at once and any of them may die doing so.
 
-A part is written whole or not at all, under a name nobody else has, and never changed. Rows may be there twice when
-a compaction was cut short: readers drop duplicates.
+A part is written whole or not at all, under a name nobody else has, and never changed once it has settled. Rows may be
+there twice when a compaction was cut short: readers drop duplicates.
 """
 
 from __future__ import annotations
@@ -23,6 +23,11 @@ _READERS = 8  # parts read at a time: on an object store each costs a round trip
 _ROWS_AT_A_TIME = 10_000
 _SMALL_BYTES = 8 << 20  # larger parts are left as they are
 _MERGED_BYTES = 64 << 20  # of small parts merged into one
+_GROWN_BYTES = 1 << 17  # of a part that is still written to: it is written whole with every append
+_GROWS_S = 60.0  # after which a part is left as it is
+# Age from which on nobody writes to a part any more, clocks that differ allowed for: merged while it grows, it would
+# lose what comes in between reading it and deleting it.
+_SETTLED_S = 900.0
 _WORTH_MERGING = 32  # small parts below which merging costs more than it saves
 
 
@@ -37,7 +42,7 @@ class PartFolder:
     def append(self, rows: pa.Table) -> None:
         """Write the rows as one part. Raises RayrieverError when the workspace cannot be written."""
         if rows.num_rows:
-            self._write("part", rows)
+            self._write(self._name("part"), rows)
 
     def read(self, columns: list[str], keep: Callable[[pa.Table], pa.Table] | None = None) -> pa.Table:
         """The rows of all readable parts, passed through `keep` some 10,000 at a time so that little is held."""
@@ -55,7 +60,8 @@ class PartFolder:
     def compact(self) -> None:
         """Merge small parts. The new part is there before the old ones go, so a kill in between loses nothing."""
         filesystem = self.workspace.filesystem
-        sizes = {info.path: info.size or 0 for info in filesystem.get_file_info(self._paths())}
+        settled = [path for path in self._paths() if _age_s(path) > _SETTLED_S]
+        sizes = {info.path: info.size or 0 for info in filesystem.get_file_info(settled)}
         small = [path for path, size in sizes.items() if size < _SMALL_BYTES]
         if len(small) < _WORTH_MERGING:
             return
@@ -63,12 +69,15 @@ class PartFolder:
             readable = {path: pieces for path in group if (pieces := list(self._pieces(path, self.schema)))}
             if len(readable) < 2:
                 continue
-            self._write("merged", pa.concat_tables([piece for pieces in readable.values() for piece in pieces]))
+            merged = pa.concat_tables([piece for pieces in readable.values() for piece in pieces])
+            self._write(self._name("merged"), merged)
             for path in readable:
                 filesystem.delete_file(path)
 
-    def _write(self, kind: str, rows: pa.Table) -> None:
-        name = f"{kind}-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
+    def _name(self, kind: str) -> str:
+        return f"{kind}-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
+
+    def _write(self, name: str, rows: pa.Table) -> None:
         with explained_write_errors(self.workspace.uri):
             self.workspace.write_table(self.workspace.path(*self.folder, name), rows.cast(self.schema))
 
@@ -79,12 +88,50 @@ class PartFolder:
         """Row groups of one part; what cannot be read is left out, as if it had never been written."""
         try:
             with pq.ParquetFile(path, filesystem=self.workspace.filesystem) as part:
+                known = [name for name in schema.names if name in part.schema_arrow.names]
                 for group in range(part.num_row_groups):
-                    yield part.read_row_group(group, columns=schema.names).select(schema.names).cast(schema)
+                    yield _completed(part.read_row_group(group, columns=known), schema)
         except FileNotFoundError:
             return  # merged by another process meanwhile
         except (pa.ArrowException, OSError, KeyError) as error:
             log.warning("%s cannot be read and is left out: %s", path, error)
+
+
+class PartWriter:
+    """Appends rows for one process, in parts that grow: a part for every few rows would be a million small files.
+
+    The newest part is written again whole with what was added, in the place of its former self, until it is a minute
+    old or large enough.
+    """
+
+    def __init__(self, folder: PartFolder) -> None:
+        self._folder, self._name = folder, ""
+        self._rows = folder.schema.empty_table()
+
+    def append(self, rows: pa.Table) -> None:
+        """Durable on return. Raises RayrieverError when the workspace cannot be written."""
+        if not rows.num_rows:
+            return
+        if not self._name or self._rows.nbytes + rows.nbytes > _GROWN_BYTES or _age_s(self._name) > _GROWS_S:
+            self._name, self._rows = self._folder._name("part"), self._folder.schema.empty_table()
+        grown = pa.concat_tables([self._rows, rows.cast(self._folder.schema)]).combine_chunks()
+        self._folder._write(self._name, grown)
+        self._rows = grown
+
+
+def _age_s(path: str) -> float:
+    """Seconds since the part was begun, by its name."""
+    began_ns = int(path.rsplit("/", 1)[-1].split("-")[1])
+    return (time.time_ns() - began_ns) / 1e9
+
+
+def _completed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """With the columns that an earlier version did not write: nothing was counted there."""
+    for field in schema:
+        if field.name not in rows.column_names:
+            empty = pa.nulls(rows.num_rows, field.type)
+            rows = rows.append_column(field, empty.fill_null(0) if pa.types.is_integer(field.type) else empty)
+    return rows.select(schema.names).cast(schema)
 
 
 def _through(keep: Callable[[pa.Table], pa.Table] | None, pieces: list[pa.Table]) -> pa.Table:

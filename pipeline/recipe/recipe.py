@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import get_args
+from typing import get_args, get_origin
 
 from pydantic import Field, model_validator
 from pydantic.fields import FieldInfo
@@ -72,14 +73,17 @@ class Key:
 
 def describe() -> list[Key]:
     """Every key of a recipe in the order of the sections."""
-    found = []
-    for name, info in Recipe.model_fields.items():
-        section = section_of(info)
-        if section is None:
-            found.append(_key(name, info))
+    return list(_described(Recipe, ""))
+
+
+def _described(section: type[Section], prefix: str) -> Iterator[Key]:
+    for name, info in section.model_fields.items():
+        inner = section_of(info)
+        # A list of sections is one key; what an element of it may say is in its description.
+        if inner is None or get_origin(info.annotation) is tuple:
+            yield _key(f"{prefix}{name}", info)
         else:
-            found += [_key(f"{name}.{inner}", field) for inner, field in section.model_fields.items()]
-    return found
+            yield from _described(inner, f"{prefix}{name}.")
 
 
 def section_of(info: FieldInfo) -> type[Section] | None:

@@ -5,42 +5,115 @@ import time
 
 import pytest
 
-from pipeline.llm.engines.admission import Admission, GroupCommit
+from pipeline.llm.engines.admission import Admission, Closed, GroupCommit
+from pipeline.llm.engines.gate import Admitted
+from pipeline.llm.engines.lane import Lane
+
+
+async def let_all(requests: list[int]) -> Admitted:
+    return Admitted(len(requests))
 
 
 def test_every_request_is_written_down_before_it_goes():
     """Noted afterwards, a kill in between would hide what was paid for."""
     noted: list[int] = []
-    admission = Admission[int](3, noted.extend)
+    lane = Lane(3)
+    admission = Admission[int]([lane], let_all, noted.extend, 60)
     out = most = 0
 
     async def ask(number: int) -> None:
         nonlocal out, most
-        await admission.enter(number)
+        taken = await admission.enter(number)
         assert number in noted
         out += 1
         most = max(most, out)
         await asyncio.sleep(0.01)
         out -= 1
-        admission.leave()
+        taken.leave("answered", 0.01)
+        admission.left()
 
     async def run() -> None:
         await asyncio.gather(*(ask(number) for number in range(10)))
 
     asyncio.run(run())
     assert most == 3
-    assert sorted(noted) == list(range(10))
+    assert sorted(noted) == list(range(10)) and lane.out == 0
 
 
-def test_a_ledger_that_cannot_be_written_stops_the_request_and_frees_its_slot():
+def test_a_ledger_that_cannot_be_written_stops_the_request_and_frees_its_place():
     def refuse(requests: list[int]) -> None:
         raise OSError("disk full")
 
+    lane = Lane(1)
+
     async def run() -> list[BaseException | None]:
-        admission = Admission[int](1, refuse)
+        admission = Admission[int]([lane], let_all, refuse, 60)
         return await asyncio.gather(*(admission.enter(number) for number in range(3)), return_exceptions=True)
 
     assert [str(error) for error in asyncio.run(run())] == ["disk full"] * 3
+    assert lane.out == 0
+
+
+def test_closed_gate_ends_the_waiting_and_those_let_out_before_it_go():
+    """A request left in the queue of a closed gate would keep its actor, and the run, for ever."""
+
+    async def two(requests: list[int]) -> Admitted:
+        return Admitted(2, closed="the money is spent")
+
+    async def run() -> list[object]:
+        admission = Admission[int]([Lane(8)], two, lambda requests: None, 60)
+        return await asyncio.gather(*(admission.enter(number) for number in range(5)), return_exceptions=True)
+
+    found = asyncio.run(asyncio.wait_for(run(), 5))
+    assert [isinstance(each, Lane) for each in found] == [True, True, False, False, False]
+    assert all(isinstance(each, Closed) and "money" in str(each) for each in found[2:])
+
+
+def test_requests_wait_as_long_as_the_gate_says():
+    asked: list[float] = []
+
+    async def later(requests: list[int]) -> Admitted:
+        asked.append(time.monotonic())
+        return Admitted(len(requests)) if len(asked) > 1 else Admitted(0, wait_s=0.2)
+
+    async def run() -> None:
+        await Admission[int]([Lane(8)], later, lambda requests: None, 60).enter(1)
+
+    asyncio.run(asyncio.wait_for(run(), 5))
+    assert asked[1] - asked[0] >= 0.2
+
+
+def test_server_that_stays_down_fails_what_waits_for_it():
+    lane = Lane(8)
+
+    async def run() -> None:
+        admission = Admission[int]([lane], let_all, lambda requests: None, 0.5)
+        while True:
+            (await admission.enter(1)).leave("down", 0.01)
+            admission.left()
+
+    with pytest.raises(Closed, match="down"):
+        asyncio.run(asyncio.wait_for(run(), 20))
+
+
+def test_endpoint_that_is_down_is_passed_over():
+    dead, alive = Lane(4), Lane(4)
+    counts = {id(dead): 0, id(alive): 0}
+
+    async def run() -> None:
+        admission = Admission[int]([dead, alive], let_all, lambda requests: None, 60)
+
+        async def ask(number: int) -> None:
+            lane = await admission.enter(number)
+            counts[id(lane)] += 1
+            await asyncio.sleep(0.001)
+            lane.leave("down" if lane is dead else "answered", 0.001)
+            admission.left()
+
+        await asyncio.gather(*(ask(number) for number in range(200)))
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+    assert counts[id(dead)] < 20 and counts[id(alive)] > 180
 
 
 def test_commit_never_waits_for_the_slowest():

@@ -60,6 +60,7 @@ def test_answers_come_in_request_order_and_equal_requests_are_asked_once(chat_se
         "tokens_out": 4,
         "attempts": 1,
         "error": None,
+        "tokens_cached": 0,
     }
     assert set(chat_server.asked.values()) == {1}
     assert 4 <= chat_server.most_in_flight <= 8
@@ -123,8 +124,9 @@ def test_too_many_failures_stop_the_run_and_say_what_to_do(chat_server: "ChatSer
     assert "of 400 requests (question) have no answer, more than max_failed_share = 5.0%" in text
     assert "no such model" in text
     assert "only the rest is asked" in text
+    assert chat_server.total < 200
+    time.sleep(1)  # what was on its way arrives
     asked = chat_server.total
-    assert asked < 200
     time.sleep(1)
     assert chat_server.total == asked, "nobody goes on asking while the error is shown"
 
@@ -175,6 +177,70 @@ def test_unreachable_server_is_named_before_anything_is_sent(tmp_path: Path):
     with pytest.raises(RayrieverError, match=r"LLM server http://127\.0\.0\.1:9/v1 cannot be reached: .*refused"):
         ask(requests("x"), settings, tmp_path)
     assert not (tmp_path / "llm").exists()
+
+
+def test_budget_holds_over_all_actors_and_a_raised_one_goes_on_from_there(chat_server: "ChatServer", tmp_path: Path):
+    """Counted by each actor for itself, a limit of 60 would be one of 180."""
+    chat_server.reply = lambda content, attempt: {"delay_s": 0.05, "status": 429 if attempt == 1 else 200}
+    rows, limited = requests(*(f"topic {number}" for number in range(150))), {"actors": 3, "cpus_per_actor": 0.5}
+    with pytest.raises(RayrieverError) as raised:
+        ask(rows, section(chat_server, budget={"max_requests": 60}, **limited), tmp_path)
+    text = str(raised.value)
+    assert "60 requests sent; llm.budget.max_requests is 60" in text and "of 150 requests (question) were not" in text
+    assert chat_server.total == 60 == totals(Workspace(str(tmp_path))).sent
+    stored = totals(Workspace(str(tmp_path))).answered
+    assert f"{stored} answers are stored" in text
+    settings = section(chat_server, budget={"max_requests": 100, "on_reached": "finish"}, **limited)
+    answers = ask(rows, settings, tmp_path)
+    assert chat_server.total == 100, "further attempts count, too"
+    unsent = [answer["error"] for answer in answers if answer["error"]]
+    assert all(str(error).startswith("over budget: 100 requests") for error in unsent)
+    answered_once = ask(rows, section(chat_server, **limited), tmp_path)
+    assert {answer["error"] for answer in answered_once} == {None}
+    assert chat_server.total == 300 and set(chat_server.asked.values()) == {2}
+
+
+def test_tokens_that_answers_use_count_against_the_budget(chat_server: "ChatServer", tmp_path: Path):
+    rows = requests(*(f"topic {number}" for number in range(60)))
+    with pytest.raises(RayrieverError, match=r"tokens used; llm.budget.max_tokens is 120"):
+        ask(rows, section(chat_server, concurrency=2, budget={"max_tokens": 120}), tmp_path)
+    assert 20 <= chat_server.total <= 30, "six tokens each, and no more on top than what was in flight"
+
+
+def test_rate_holds_over_all_actors(chat_server: "ChatServer", tmp_path: Path):
+    began = time.monotonic()
+    ask(
+        requests(*(f"topic {number}" for number in range(30))),
+        section(chat_server, actors=2, requests_per_minute=300),
+        tmp_path,
+    )
+    assert time.monotonic() - began >= 4.5, "five at once and 25 more at five per second"
+
+
+def test_dead_endpoint_is_passed_over_and_keys_stay_with_their_servers(
+    chat_server: "ChatServer", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    chat_server.reply = lambda content, attempt: {"delay_s": 0.02}
+    endpoints = [
+        {"base_url": chat_server.url, "api_key_env": "RAYRIEVER_TEST_KEY"},
+        {"base_url": chat_server.url.replace("/v1", "/broken/v1"), "api_key_env": "OTHER_KEY"},
+    ]
+    answers = ask(
+        requests(*(f"topic {number}" for number in range(200))),
+        section(chat_server, endpoints=endpoints, max_retries=4),
+        tmp_path,
+    )
+    assert {answer["error"] for answer in answers} == {None}
+    assert chat_server.broken < 60
+
+
+def test_server_that_dies_midway_is_one_readable_error_and_soon(chat_server: "ChatServer", tmp_path: Path):
+    """Each of thousands of requests with its own retries would keep a run going for hours after the server died."""
+    chat_server.reply = lambda content, attempt: {"drop": chat_server.total > 30}
+    settings = section(chat_server, down_s=2.0, concurrency=4, max_retries=50, max_failed_share=0.05)
+    with pytest.raises(RayrieverError, match=r"have no answer(.|\n)*the server is down(.|\n)*answers are stored"):
+        ask(requests(*(f"topic {number}" for number in range(300))), settings, tmp_path)
+    assert chat_server.total < 80
 
 
 def test_missing_key_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -4,8 +4,10 @@ import shutil
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from pipeline.llm import parts
 from pipeline.llm.responses import Answer, failure, to_table
 from pipeline.llm.store import Ledger, LlmTotals, ResponseStore, Usage, totals
 from pipeline.workspace import Workspace
@@ -24,14 +26,19 @@ def good(name: str, text: str = "") -> Answer:
     return Answer(name, text or f"text {name}", "stop", 5, 7, 1)
 
 
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts may be merged as soon as they are there."""
+    monkeypatch.setattr(parts, "_SETTLED_S", -1.0)
+
+
 def found(workspace: Workspace, *names: str) -> list[str]:
     return ResponseStore(workspace).lookup(pa.chunked_array([list(names)], pa.string()))["request_id"].to_pylist()
 
 
 def send(workspace: Workspace, *names: str, purpose: str = "question") -> None:
     count = len(names)
-    ids, purposes, ones = pa.array(names), pa.array([purpose] * count), pa.array([1] * count)
-    Ledger(workspace).record(ids, purposes, ones, "m", "run-1")
+    Ledger(workspace).record(pa.array(names), pa.array([purpose] * count), "m", "run-1")
 
 
 def test_lookup_returns_what_is_there_and_only_that(workspace: Workspace):
@@ -57,7 +64,7 @@ def test_part_cut_short_by_a_kill_costs_only_itself(workspace: Workspace):
     assert found(workspace, "a", "b") == ["a"]
 
 
-def test_compaction_keeps_every_answer_and_spares_what_it_cannot_read(workspace: Workspace):
+def test_compaction_keeps_every_answer_and_spares_what_it_cannot_read(workspace: Workspace, settled: None):
     for number in range(40):
         add(workspace, good(f"{number:02d}"))
     broken = Path(workspace.list_files("llm", "responses")[7])
@@ -69,7 +76,7 @@ def test_compaction_keeps_every_answer_and_spares_what_it_cannot_read(workspace:
     assert found(workspace, *everything) == [name for name in everything if name != "07"]
 
 
-def test_compaction_cut_short_counts_nothing_twice(workspace: Workspace, tmp_path: Path):
+def test_compaction_cut_short_counts_nothing_twice(workspace: Workspace, tmp_path: Path, settled: None):
     """Killed between writing the merged part and deleting the old ones, both are there."""
     for number in range(40):
         send(workspace, f"{number:02d}")
@@ -79,7 +86,7 @@ def test_compaction_cut_short_counts_nothing_twice(workspace: Workspace, tmp_pat
     ResponseStore(workspace).compact()
     shutil.copytree(tmp_path / "before", tmp_path / "w" / "llm", dirs_exist_ok=True)
     assert len(workspace.list_files("llm", "sent")) == 41
-    assert totals(workspace).usages == (Usage("question", "m", 40, 40, 200, 280),)
+    assert totals(workspace).usages == (Usage("question", "m", 40, 40, 200, 280, 0),)
 
 
 def test_choice_between_two_answers_does_not_depend_on_file_order(workspace: Workspace):
@@ -95,5 +102,34 @@ def test_totals_show_what_was_sent_in_vain(workspace: Workspace):
     send(workspace, "c", purpose="positive")
     add(workspace, good("a"))
     counted = totals(workspace)
-    assert counted.usages == (Usage("positive", "m", 1, 0, 0, 0), Usage("question", "m", 2, 1, 5, 7))
+    assert counted.usages == (Usage("positive", "m", 1, 0, 0, 0, 0), Usage("question", "m", 2, 1, 5, 7, 0))
     assert (counted.sent, counted.answered, counted.tokens_in, counted.tokens_out) == (3, 1, 5, 7)
+
+
+def test_one_writer_makes_few_files_and_loses_nothing_at_any_moment(workspace: Workspace, tmp_path: Path):
+    """A file per answer would be a million files; a part rewritten in place must be whole whenever somebody looks."""
+    store = ResponseStore(workspace)
+    for number in range(300):
+        store.add(to_table([good(f"{number:03d}", "word " * 200)]), pa.array(["question"]), "m")
+        if number % 60 == 0:
+            assert len(found(workspace, *(f"{n:03d}" for n in range(300)))) == number + 1
+    files = workspace.list_files("llm", "responses")
+    assert 2 <= len(files) < 12
+    assert found(workspace, *(f"{n:03d}" for n in range(300))) == [f"{n:03d}" for n in range(300)]
+
+
+def test_part_that_still_grows_is_not_merged(workspace: Workspace):
+    """What is appended between reading and deleting it would be lost."""
+    for number in range(40):
+        add(workspace, good(f"{number:02d}"))
+    ResponseStore(workspace).compact()
+    assert len(workspace.list_files("llm", "responses")) == 40
+
+
+def test_part_of_an_earlier_version_is_read(workspace: Workspace):
+    """An answer that was paid for must not be lost to a new column."""
+    add(workspace, good("a"))
+    (path,) = workspace.list_files("llm", "responses")
+    pq.write_table(pq.read_table(path).drop_columns(["tokens_cached"]), path)
+    assert found(workspace, "a") == ["a"]
+    assert totals(workspace).usages == (Usage("question", "m", 0, 1, 5, 7, 0),)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.llm.engines.gate import Admitted
+from pipeline.llm.requests import Sampling
 from pipeline.llm.responses import failure, to_table
 from pipeline.llm.store import Ledger, ResponseStore
 from pipeline.recipe import LlmSection
 from pipeline.records import LLM_RESPONSE
 from pipeline.workspace import Workspace
 
+_CHARACTERS_PER_TOKEN = 4
 MOST_DEATHS = 3  # of an actor over one request or one loading of its model; Ray alone would restart it for ever
 
 
@@ -24,6 +29,7 @@ class Job:
     identity: str  # what stands for the model in request ids
     workspace_uri: str
     run_id: str
+    gate: Any = None  # handle of the actor that all others ask before they send; None where nothing is limited
 
 
 class Recorder:
@@ -34,16 +40,30 @@ class Recorder:
         self._store, self._ledger, self._job = ResponseStore(workspace), Ledger(workspace), job
         self._restarts = actor_restarts()
 
+    def may_send(self, requests: pa.Table) -> bool:
+        """Whether the LLM_REQUEST rows, all of them, may go out; they count as sent then. Waits for its turn."""
+        if self._job.gate is None:
+            return True
+        import ray
+
+        tokens = list(map(expected_tokens, requests["messages"].to_pylist(), requests["sampling"].to_pylist()))
+        while True:
+            admitted: Admitted = ray.get(self._job.gate.admit.remote(tokens, together=True))
+            if admitted.count or admitted.closed:
+                return not admitted.closed
+            time.sleep(admitted.wait_s)
+
     def sent(self, requests: pa.Table) -> None:
         """Call immediately before the LLM_REQUEST rows go out."""
-        self._note(requests, pa.array([1] * requests.num_rows, pa.int64()))
+        ids, purposes = requests["request_id"], requests["purpose"]
+        self._ledger.record(ids, purposes, self._job.identity, self._job.run_id)
 
     def received(self, requests: pa.Table, responses: pa.Table) -> None:
-        """Store the answers to `requests`, row by row, and note the attempts that came after the first."""
+        """Store the answers to `requests`, row by row."""
         self._store.add(responses, requests["purpose"], self._job.identity)
-        repeated = pc.greater(responses["attempts"], 1)
-        further = pc.subtract(responses["attempts"].filter(repeated), 1)
-        self._note(requests.filter(repeated), further)
+        if self._job.gate is not None:
+            used = (pc.sum(responses[name]).as_py() or 0 for name in ("tokens_in", "tokens_cached", "tokens_out"))
+            self._job.gate.used.remote(*used)
 
     def dies_while_loading(self) -> bool:
         """Whether this actor has died again and again and no actor of the run has come to send anything."""
@@ -62,13 +82,16 @@ class Recorder:
         unanswered = set(ids.to_pylist()) - set(stored["request_id"].to_pylist())
         sent = self._ledger.sent_by(self._job.run_id)
         reason = f"its process died {MOST_DEATHS} times over this request or its batch; was it killed for memory?"
-        deadly = [failure(each, reason, 0) for each in sorted(unanswered) if sent.get(each, 0) >= MOST_DEATHS]
+        # Attempts are counted, and the API engine makes several without dying.
+        most = MOST_DEATHS * (1 + (self._job.section.max_retries if self._job.section.engine == "openai" else 0))
+        deadly = [failure(each, reason, 0) for each in sorted(unanswered) if sent.get(each, 0) >= most]
         certain = pa.concat_tables([stored, to_table(deadly)])
         return certain, requests.filter(pc.invert(pc.is_in(ids, certain["request_id"].combine_chunks())))
 
-    def _note(self, requests: pa.Table, counts: pa.Array | pa.ChunkedArray) -> None:
-        ids, purposes = requests["request_id"], requests["purpose"]
-        self._ledger.record(ids, purposes, counts, self._job.identity, self._job.run_id)
+
+def expected_tokens(messages: str, sampling: str) -> int:
+    """Of a request's prompt, some four characters to a token, and of its longest answer."""
+    return len(messages) // _CHARACTERS_PER_TOKEN + Sampling.from_json(sampling).max_tokens
 
 
 def actor_restarts() -> int:

@@ -94,7 +94,7 @@ class ModelActor:
         return pa.concat_tables([stored, refused, generated])
 
     def _generate(self, batch: pa.Table, prompts: list[Prompt]) -> pa.Table:
-        if not prompts or self._model is None:
+        if not prompts or self._model is None or not self._recorder.may_send(batch):
             return to_table([])
         self._recorder.sent(batch)
         try:

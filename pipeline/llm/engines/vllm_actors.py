@@ -91,8 +91,11 @@ def _configuration(section: LlmSection) -> Any:
 
 
 def _send(requests: pa.Table, job: Job) -> pa.Table:
-    """Note the requests in the ledger, under column names that the engine leaves alone."""
-    Recorder(job).sent(requests)
+    """Note the requests in the ledger, under column names that the engine leaves alone; none when they may not go."""
+    recorder = Recorder(job)
+    if not recorder.may_send(requests):
+        requests = requests.slice(0, 0)
+    recorder.sent(requests)
     return requests.rename_columns(list(_CARRIED))
 
 

@@ -1,0 +1,205 @@
+"""Answers through files of the OpenAI Batch API: at half the price, or from any program that can answer a file.
+
+    FOLDER/requests/NAME.jsonl    requests that wait for their results, as the API takes them
+    FOLDER/results/*.jsonl        results, in any order, in files of any name, from wherever
+    FOLDER/batches/NAME.json      id of the batch that a file of requests was submitted as
+    FOLDER/done/                  files of requests and results that are finished with
+
+A file of requests is finished when each of them has a result, an answer or an error. Everything is found again by the
+next run of the same command, whatever became of this one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import RayrieverError
+from pipeline.llm.engines.batch_api import BatchApi, record_of
+from pipeline.llm.engines.batch_files import Folder
+from pipeline.llm.engines.endpoint import chat_parameters, places, read_completion
+from pipeline.llm.engines.gate import Gate
+from pipeline.llm.engines.job import Job, expected_tokens
+from pipeline.llm.responses import Answer, failure, to_table
+from pipeline.llm.store import Ledger, ResponseStore
+from pipeline.recipe import LlmSection
+from pipeline.workspace import Workspace, digest
+
+_MOST_REQUESTS, _MOST_BYTES = 50_000, 190_000_000  # of a file; the API takes 50,000 and 200 MB
+_STORED_TOGETHER = 1000
+_URL = "/v1/chat/completions"
+
+
+def check(section: LlmSection) -> None:
+    """Raise RayrieverError when the model is no served name or, where batches are submitted, the API is not there."""
+    if section.model.startswith("pypi:"):
+        raise RayrieverError(f"llm.model {section.model}: engine 'batch' needs the name by which the API knows it.")
+    if section.batch.submit:
+        BatchApi(places(section)[0]).check()
+
+
+def answers(missing: pa.Table, job: Job, gate: Gate, say: Callable[[str], None]) -> Generator[pa.Table]:
+    """LLM_RESPONSE rows for LLM_REQUEST rows, as results are found; requests that the gate keeps back have none.
+
+    Raises RayrieverError when results are still to come: the next run goes on from the files.
+    """
+    box = Box(job)
+    yield from box.collect(missing, say)
+    box.write(missing, gate, say)
+    if job.section.batch.submit:
+        api = BatchApi(places(job.section)[0])
+        for _ in api.finished(box.requests, box.batches, box.results, job.section.batch.poll_s, say):
+            yield from box.collect(missing, say)
+    waiting = sum(pc.is_in(missing["request_id"], pa.array(list(box.waiting()), pa.string())).to_pylist())
+    if waiting:
+        raise RayrieverError(
+            f"llm: {waiting:,} requests wait for their results. They are in {box.requests.uri}: have the files "
+            f"answered (OpenAI Batch API, or any program), put the results into {box.results.uri}, and run the same "
+            "command."
+        )
+
+
+class Box:
+    """The folders of a call, and what of its requests has come back."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        uri = job.section.batch.folder
+        root, within = (Workspace(uri), ()) if uri else (Workspace(job.workspace_uri), ("llm", "batches"))
+        self.requests, self.results, self.batches, self._done = (
+            Folder(root, *within, name) for name in ("requests", "results", "batches", "done")
+        )
+        self._store, self._ledger = ResponseStore(Workspace(job.workspace_uri)), Ledger(Workspace(job.workspace_uri))
+        self._returned: set[str] = set()  # ids whose result this call has had
+
+    def waiting(self) -> dict[str, str]:
+        """Id -> file, of the requests in files that are not finished with and have had no result in this call."""
+        return {
+            str(row["custom_id"]): name
+            for name in self.requests.names(".jsonl")
+            for row in self.requests.rows(name)
+            if row is not None and row["custom_id"] not in self._returned
+        }
+
+    def collect(self, missing: pa.Table, say: Callable[[str], None]) -> Generator[pa.Table]:
+        """Store the answers in result files; LLM_RESPONSE rows of the missing requests; finished files go to done/."""
+        waiting, counts = self.waiting(), Counter[str]()
+        wanted = set(missing["request_id"].to_pylist())
+        failures: dict[str, Answer] = {}
+        touched: dict[str, set[str]] = {}  # result file -> files of requests it answers
+        for name in (*self.results.names(".jsonl"), *self.results.names(".jsonl.gz")):
+            touched[name] = set()
+            for group in _grouped(self._read(name, waiting, touched[name], failures, counts)):
+                yield self._stored(group, waiting, wanted)
+        failed = [answer for request_id, answer in failures.items() if request_id not in self._returned]
+        self._returned |= failures.keys()
+        yield to_table(answer for answer in failed if answer.request_id in wanted)
+        counts["errors"] = len(failed)
+        self._tidy(touched)
+        if counts:
+            say(", ".join(f"{count:,} {what}" for what, count in counts.items() if count))
+
+    def _read(
+        self,
+        name: str,
+        waiting: dict[str, str],
+        touched: set[str],
+        failures: dict[str, Answer],
+        counts: Counter[str],
+    ) -> Iterator[Answer]:
+        """The answers of one result file; what else is there is noted in the arguments."""
+        for row in self.results.rows(name):
+            request_id = row.get("custom_id") if row is not None else None
+            if row is None or not isinstance(request_id, str):
+                counts[f"lines of {name} cannot be read"] += 1
+            elif request_id not in waiting:
+                counts[f"results of {name} are of no request that waits"] += 1
+            else:
+                touched.add(waiting[request_id])
+                answer = _result(request_id, row)
+                if answer.error is None:
+                    counts["results"] += 1
+                    yield answer
+                else:
+                    failures[request_id] = answer
+
+    def _stored(self, answers: list[Answer], waiting: dict[str, str], wanted: set[str]) -> pa.Table:
+        purposes = pa.array([_purpose(waiting[answer.request_id]) for answer in answers], pa.string())
+        self._store.add(to_table(answers), purposes, self._job.identity)
+        self._returned |= {answer.request_id for answer in answers}
+        return to_table(answer for answer in answers if answer.request_id in wanted)
+
+    def _tidy(self, touched: dict[str, set[str]]) -> None:
+        """Move the files of requests that all have results, and those of results that nobody waits for any more."""
+        still_waiting = set(self.waiting().values())
+        for name in self.requests.names(".jsonl"):
+            if name not in still_waiting:
+                self.requests.move(name, self._done)
+                self.batches.remove(record_of(name))
+        for name, files in touched.items():
+            if files and not files & still_waiting:
+                self.results.move(name, self._done)
+
+    def write(self, missing: pa.Table, gate: Gate, say: Callable[[str], None]) -> None:
+        """New files for requests that are in none yet, as far as the gate admits them."""
+        known = pa.array([*self.waiting(), *self._returned], pa.string())
+        rows = missing.filter(pc.invert(pc.is_in(missing["request_id"], known))).sort_by("purpose").to_pylist()
+        admitted = gate.admit([expected_tokens(row["messages"], row["sampling"]) for row in rows])
+        rows = rows[: admitted.count]
+        for number, (purpose, lines) in enumerate(_files(rows, self._job.section)):
+            content = "".join(lines.values()).encode()
+            ids = list(lines)
+            # Before the file is there: a request that may have gone out counts as sent.
+            self._ledger.record(
+                pa.array(ids, pa.string()), pa.array([purpose] * len(ids)), self._job.identity, self._job.run_id
+            )
+            self.requests.write(f"{purpose}-{digest({'ids': ids})}-{number:04d}.jsonl", content)
+        if rows:
+            say(f"{len(rows):,} requests written to {self.requests.uri}")
+
+
+def _files(rows: list[dict[str, Any]], section: LlmSection) -> Iterator[tuple[str, dict[str, str]]]:
+    """Purpose, and lines by request id, of one file after another; each within the limits of the API."""
+    place = places(section)[0]
+    lines: dict[str, str] = {}
+    purpose, size = "", 0
+    for row in rows:
+        body = chat_parameters(row, section.model, place)
+        line = json.dumps({"custom_id": row["request_id"], "method": "POST", "url": _URL, "body": body}) + "\n"
+        if lines and (row["purpose"] != purpose or len(lines) == _MOST_REQUESTS or size + len(line) > _MOST_BYTES):
+            yield purpose, lines
+            lines, size = {}, 0
+        purpose, size = row["purpose"], size + len(line)
+        lines[row["request_id"]] = line
+    if lines:
+        yield purpose, lines
+
+
+def _purpose(name: str) -> str:
+    """Of the requests in a file, by its name."""
+    return name.rsplit("-", 2)[0]
+
+
+def _result(request_id: str, row: dict[str, Any]) -> Answer:
+    """One line of a result file."""
+    from openai.types.chat import ChatCompletion
+
+    response = row.get("response") or {}
+    if row.get("error") or not isinstance(response, dict) or response.get("status_code", 200) != 200:
+        reason = row.get("error") or (response.get("body") if isinstance(response, dict) else response)
+        return failure(request_id, json.dumps(reason), 1)
+    try:
+        return read_completion(request_id, ChatCompletion.construct(**response["body"]))
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        return failure(request_id, f"not a chat completion: {type(error).__name__}: {error}", 1)
+
+
+def _grouped(answers: Iterator[Answer]) -> Iterator[list[Answer]]:
+    while group := list(islice(answers, _STORED_TOGETHER)):
+        yield group

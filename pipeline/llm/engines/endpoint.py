@@ -1,0 +1,195 @@
+"""One server and key: a request out, and what came of it. The key is read from the environment where it is used."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import RayrieverError
+from pipeline.llm.engines.lane import Lane, Outcome
+from pipeline.llm.requests import Sampling
+from pipeline.llm.responses import Answer, failure
+from pipeline.recipe import EndpointSection, LlmSection
+
+if TYPE_CHECKING:
+    from openai import APIStatusError
+
+OPENAI_URL = "https://api.openai.com/v1"
+# Besides these and 5xx, asking again brings the same answer.
+_PASSING = {408, 409, 425, 429}
+_REACH_S = 10.0  # seconds a server may take to say that it is there
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an endpoint is, and the variable that holds its key; the key itself is in no argument, error or log."""
+
+    base_url: str | None
+    api_key_env: str
+
+    @property
+    def url(self) -> str:
+        return self.base_url or OPENAI_URL
+
+    def key(self) -> str:
+        """Raises RayrieverError where OpenAI itself is asked without a key."""
+        key = os.environ.get(self.api_key_env, "")
+        if not key and self.base_url is None:
+            raise RayrieverError(
+                f"llm: no API key. Set the environment variable {self.api_key_env}, or llm.base_url to a server "
+                "without."
+            )
+        return key or "none"
+
+
+def places(section: LlmSection) -> list[Place]:
+    """The section's endpoints, or the one of `base_url`."""
+    listed = section.endpoints or ()
+    return [_place(each) for each in listed] or [Place(section.base_url, section.api_key_env)]
+
+
+def _place(section: EndpointSection) -> Place:
+    return Place(section.base_url, section.api_key_env)
+
+
+def check(place: Place) -> None:
+    """Raise RayrieverError when the key is missing or refused, or no server is there."""
+    import openai
+
+    try:
+        with openai.OpenAI(api_key=place.key(), base_url=place.url, timeout=_REACH_S, max_retries=0) as client:
+            client.models.list()
+    except openai.AuthenticationError as error:
+        raise RayrieverError(
+            f"llm: {place.url} refuses the key ({error.status_code}). Set {place.api_key_env} to a valid one."
+        ) from error
+    except openai.APIConnectionError as error:
+        raise RayrieverError(
+            f"LLM server {place.url} cannot be reached: {error.__cause__ or error} Start it, or mend llm.base_url."
+        ) from error
+    except openai.APIError:
+        return  # it is there; many servers do not list their models
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What came of a request that went out once."""
+
+    answer: Answer
+    passing: bool = False  # it failed, and may succeed when asked again
+    after_s: float | None = None  # the server asked to wait so long
+
+
+class Endpoint:
+    """A client with its own connections, and the lane that says how many of them may be used."""
+
+    def __init__(self, place: Place, section: LlmSection) -> None:
+        import openai
+
+        self.lane = Lane(section.concurrency)
+        self._section, self._place, self._key = section, place, place.key()
+        self._client = openai.AsyncOpenAI(api_key=self._key, base_url=place.url, max_retries=0)
+
+    async def ask(self, request: dict[str, Any]) -> Attempt:
+        """Send an LLM_REQUEST row once. Tells the lane, and gives its place back."""
+        began = time.monotonic()
+        outcome: Outcome = "refused"
+        attempt = Attempt(failure(request["request_id"], "cancelled", 1))
+        try:
+            outcome, attempt = await self._outcome(request)
+        finally:
+            self.lane.leave(outcome, time.monotonic() - began, attempt.after_s)
+        return attempt
+
+    async def _outcome(self, request: dict[str, Any]) -> tuple[Outcome, Attempt]:
+        import openai
+
+        request_id = request["request_id"]
+        try:
+            # The client's own limit starts anew with every byte: a server that drips would hold the place for ever.
+            async with asyncio.timeout(self._section.timeout_s):
+                parameters = chat_parameters(request, self._section.model, self._place)
+                completion = await self._client.chat.completions.create(**parameters)
+            return "answered", Attempt(read_completion(request_id, completion))
+        except TimeoutError:
+            reason = f"no answer within {self._section.timeout_s:g} s (llm.timeout_s)"
+            return "busy", Attempt(failure(request_id, reason, 1), passing=True)
+        except openai.APIConnectionError as error:
+            return "down", Attempt(failure(request_id, self._reason(error), 1), passing=True)
+        except openai.APIStatusError as error:
+            return self._status(request_id, error)
+        except (openai.OpenAIError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # a proxy's web page, or JSON that is no chat completion
+            return "refused", Attempt(failure(request_id, f"not a chat completion: {self._reason(error)}", 1))
+
+    def _status(self, request_id: str, error: APIStatusError) -> tuple[Outcome, Attempt]:
+        status, failed = error.status_code, failure(request_id, self._reason(error), 1)
+        # A quota that is used up is told as 429, too, and no waiting mends it.
+        passing = (status in _PASSING or status >= 500) and error.code != "insufficient_quota"
+        outcome: Outcome = "refused"
+        if passing:
+            # 503 is how many servers say that they have enough to do.
+            outcome = "busy" if status in (429, 503) else "down" if status >= 500 else "refused"
+        return outcome, Attempt(failed, passing, _after_s(error))
+
+    def _reason(self, error: Exception) -> str:
+        text = f"{type(error).__name__}: {error.__cause__ or error}"
+        # some servers repeat the key that they refuse
+        return text.replace(self._key, "***") if self._key != "none" else text
+
+
+def _after_s(error: APIStatusError) -> float | None:
+    """Seconds that the server asks to wait, by its headers; of several rates, until the last has room again."""
+    headers = error.response.headers
+    for name, divisor in (("retry-after-ms", 1000), ("retry-after", 1)):
+        try:
+            return max(0.0, float(headers[name]) / divisor)
+        except (KeyError, ValueError):
+            continue
+    resets = [
+        _seconds(headers.get(f"x-ratelimit-reset-{what}", ""))
+        for what in ("requests", "tokens")
+        if headers.get(f"x-ratelimit-remaining-{what}") == "0"
+    ]
+    return max(resets, default=None)
+
+
+def _seconds(duration: str) -> float:
+    """Of a duration such as 6m0s or 20ms."""
+    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+    return sum(float(number) * units[unit] for number, unit in re.findall(r"([\d.]+)(ms|[smh])", duration))
+
+
+def chat_parameters(request: dict[str, Any], model: str, place: Place) -> dict[str, Any]:
+    """An LLM_REQUEST row as the body of a request for a chat completion."""
+    sampling = Sampling.from_json(request["sampling"])
+    # OpenAI's newer models refuse `max_tokens`, other servers know nothing else
+    limit = "max_tokens" if place.base_url else "max_completion_tokens"
+    seed = {} if sampling.seed is None else {"seed": sampling.seed}
+    return {
+        "model": model,
+        "messages": json.loads(request["messages"]),
+        "temperature": sampling.temperature,
+        limit: sampling.max_tokens,
+        **seed,
+    }
+
+
+def read_completion(request_id: str, completion: Any) -> Answer:
+    """The answer in a chat completion. Raises AttributeError, LookupError or TypeError where it is none."""
+    choice, usage = completion.choices[0], completion.usage
+    details = getattr(usage, "prompt_tokens_details", None)
+    return Answer(
+        request_id=request_id,
+        text=choice.message.content or "",
+        finish_reason=str(choice.finish_reason or "stop"),
+        tokens_in=usage.prompt_tokens if usage else 0,
+        tokens_out=usage.completion_tokens if usage else 0,
+        attempts=1,
+        tokens_cached=getattr(details, "cached_tokens", None) or 0,
+    )

@@ -1,0 +1,246 @@
+"""Batch files: what is written, what is read back in any order, and an API that takes them."""
+
+import json
+import random
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipeline.errors import RayrieverError
+from pipeline.llm.complete import complete
+from pipeline.llm.engines import batch
+from pipeline.llm.requests import Sampling, build
+from pipeline.llm.store import totals
+from pipeline.progress import Silent
+from pipeline.recipe import LlmSection, RaySection
+from pipeline.workspace import Workspace
+
+SECTION = {"engine": "batch", "model": "m", "base_url": "http://127.0.0.1:9/v1", "max_failed_share": 0.05}
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+def requests(count: int, purpose: str = "question") -> pa.Table:
+    return build(
+        "m", purpose, [[{"role": "user", "content": f"{purpose} {n}"}] for n in range(count)], Sampling(0.5, 9)
+    )
+
+
+def ask(rows: pa.Table, folder: Path, heard: Heard | None = None, **changes: object) -> pa.Table:
+    section = LlmSection.model_validate(SECTION | changes)
+    return complete(rows, section, Workspace(str(folder)), RaySection(), heard or Heard(), "asked")
+
+
+def lines(folder: Path, kind: str) -> list[dict[str, Any]]:
+    files = sorted((folder / "llm" / "batches" / kind).glob("*.jsonl"))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def result(request: dict[str, Any]) -> dict[str, Any]:
+    """As the API writes it."""
+    text = f"answer to {request['body']['messages'][-1]['content']}"
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    usage = {"prompt_tokens": 3, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 2}}
+    body = {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+    response = {"status_code": 200, "request_id": "r", "body": body}
+    return {"id": "b", "custom_id": request["custom_id"], "response": response, "error": None}
+
+
+def answer(folder: Path, results: list[dict[str, Any] | str], name: str = "back") -> None:
+    target = folder / "llm" / "batches" / "results"
+    target.mkdir(parents=True, exist_ok=True)
+    content = "\n".join(each if isinstance(each, str) else json.dumps(each) for each in results)
+    (target / f"{name}.jsonl").write_text(content + "\n")
+
+
+def test_shuffled_results_with_errors_are_the_answers_of_their_requests(tmp_path: Path):
+    rows = pa.concat_tables([requests(1900), requests(100, "verdict")])
+    with pytest.raises(RayrieverError, match=r"2,000 requests wait for their results(.|\n)*results"):
+        ask(rows, tmp_path)
+    asked = lines(tmp_path, "requests")
+    assert len(asked) == 2000 and {each["url"] for each in asked} == {"/v1/chat/completions"}
+    body = {"model": "m", "messages": [{"role": "user", "content": "question 0"}], "temperature": 0.5, "max_tokens": 9}
+    assert [each["body"] for each in asked if each["body"]["messages"] == body["messages"]] == [body]
+    with pytest.raises(RayrieverError, match="2,000 requests wait"):
+        ask(rows, tmp_path)
+    assert len(lines(tmp_path, "requests")) == 2000, "asked again, they would be paid for twice"
+
+    chance = random.Random(0)
+    chance.shuffle(asked)
+    results = [result(each) for each in asked]
+    broken = {each["custom_id"] for each in chance.sample(asked, 20)}
+    for each in results:
+        if each["custom_id"] in broken:
+            each |= {"response": {"status_code": 500, "body": {"error": {"message": "overloaded"}}}}
+    answer(tmp_path, results[:1000], "one")
+    answer(tmp_path, results[1000:], "two")
+    heard = Heard()
+    found = ask(rows, tmp_path, heard)
+    assert found["request_id"].equals(rows["request_id"])
+    contents = [json.loads(each)[-1]["content"] for each in rows["messages"].to_pylist()]
+    for content, row in zip(contents, found.to_pylist(), strict=True):
+        assert row["text"] == ("" if row["request_id"] in broken else f"answer to {content}")
+    assert {row["error"] is not None for row in found.to_pylist() if row["request_id"] in broken} == {True}
+    assert any("1,980 results, 20 errors" in text for text in heard.messages)
+    counted = totals(Workspace(str(tmp_path)))
+    assert (counted.sent, counted.answered, counted.tokens_cached) == (2000, 1980, 3960)
+    assert {use.purpose for use in counted.usages} == {"question", "verdict"}
+    assert not lines(tmp_path, "requests") and len(lines(tmp_path, "done")) == 4000
+
+    with pytest.raises(RayrieverError, match="20 requests wait"):
+        ask(rows, tmp_path)
+    assert {each["custom_id"] for each in lines(tmp_path, "requests")} == broken, "only what failed is asked again"
+
+
+def test_results_that_come_in_parts_are_kept_and_the_rest_waited_for(tmp_path: Path):
+    rows = requests(10)
+    with pytest.raises(RayrieverError):
+        ask(rows, tmp_path)
+    asked = lines(tmp_path, "requests")
+    answer(tmp_path, [result(each) for each in asked[:4]], "first")
+    with pytest.raises(RayrieverError, match="6 requests wait"):
+        ask(rows, tmp_path)
+    answer(tmp_path, ["no json", '{"custom_id": "stranger"}', *map(result, asked[4:])], "second")
+    heard = Heard()
+    assert ask(rows, tmp_path, heard)["error"].null_count == 10
+    said = " ".join(heard.messages)
+    assert "1 lines of second.jsonl cannot be read" in said and "1 results of second.jsonl are of no request" in said
+
+
+def test_files_stay_within_the_limits_of_the_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(batch, "_MOST_REQUESTS", 40)
+    monkeypatch.setattr(batch, "_MOST_BYTES", 6000)
+    with pytest.raises(RayrieverError):
+        ask(requests(150), tmp_path)
+    files = list((tmp_path / "llm" / "batches" / "requests").glob("*.jsonl"))
+    assert all(file.stat().st_size <= 6000 for file in files)
+    assert all(len(file.read_text().splitlines()) <= 40 for file in files)
+    assert len({each["custom_id"] for each in lines(tmp_path, "requests")}) == 150
+
+
+def test_budget_keeps_requests_out_of_the_files(tmp_path: Path):
+    with pytest.raises(RayrieverError, match="30 requests wait"):
+        ask(requests(100), tmp_path, budget={"max_requests": 30})
+    answer(tmp_path, list(map(result, lines(tmp_path, "requests"))))
+    with pytest.raises(RayrieverError, match=r"over budget: 30 requests sent(.|\n)*70 of 100 requests"):
+        ask(requests(100), tmp_path, budget={"max_requests": 30})
+    assert totals(Workspace(str(tmp_path))).answered == 30
+
+
+class BatchServer:
+    """The routes of the Batch API: a batch is done at the third look; every tenth request of it fails."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.batches: list[dict[str, Any]] = []
+        self.looks = 0
+        self.url = ""
+
+    def create(self, body: dict[str, Any]) -> dict[str, Any]:
+        made = {"id": f"batch-{len(self.batches)}", "object": "batch", "status": "in_progress", "created_at": 0}
+        made |= {"endpoint": body["endpoint"], "completion_window": "24h", "input_file_id": body["input_file_id"]}
+        self.batches.append(made | {"metadata": body["metadata"]})
+        return self.batches[-1]
+
+    def look(self, batch_id: str) -> dict[str, Any]:
+        (found,) = [each for each in self.batches if each["id"] == batch_id]
+        self.looks += 1
+        if self.looks >= 3 and found["status"] != "completed":
+            asked = [json.loads(line) for line in self.files[found["input_file_id"]].splitlines()]
+            good = [result(each) for number, each in enumerate(asked) if number % 10]
+            bad = [{"custom_id": each["custom_id"], "error": {"code": "x"}} for each in asked[::10]]
+            for kind, rows in (("output", good), ("error", bad)):
+                self.files[f"{batch_id}-{kind}"] = "\n".join(map(json.dumps, rows)).encode()
+                found[f"{kind}_file_id"] = f"{batch_id}-{kind}"
+            found["status"] = "completed"
+        return found
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[BatchServer]:
+    kept = BatchServer()
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            return
+
+        def do_GET(self) -> None:
+            *_, kind, last = self.path.split("?")[0].split("/")
+            if last == "content":
+                self._send(kept.files[kind])
+            elif last in ("batches", "models"):
+                rows = kept.batches[::-1] if last == "batches" else []
+                self._send(json.dumps({"object": "list", "data": rows, "has_more": False}).encode())
+            else:
+                self._send(json.dumps(kept.look(last)).encode())
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.path.endswith("/files"):
+                boundary = re.search(r"boundary=(.+)", self.headers["Content-Type"])
+                assert boundary is not None
+                (part,) = [p for p in body.split(f"--{boundary[1]}".encode()) if b"filename=" in p]
+                file_id = f"file-{len(kept.files)}"
+                kept.files[file_id] = part.split(b"\r\n\r\n", 1)[1].rstrip(b"\r\n")
+                made = {"id": file_id, "object": "file", "bytes": 1, "created_at": 0, "filename": "f"}
+                self._send(json.dumps(made | {"purpose": "batch", "status": "processed"}).encode())
+            else:
+                self._send(json.dumps(kept.create(json.loads(body))).encode())
+
+        def _send(self, content: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    kept.url = f"http://127.0.0.1:{http.server_address[1]}/v1"
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    yield kept
+    http.shutdown()
+    http.server_close()
+
+
+def test_submitted_batches_are_fetched_and_never_submitted_twice(
+    server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A run killed between submitting a file and noting it down must find the batch by its metadata."""
+    settings = {"base_url": server.url, "batch": {"submit": True, "poll_s": 0.05}, "max_failed_share": 0.2}
+    folder = tmp_path / "llm" / "batches" / "batches"
+
+    def killed(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.llm.engines.batch_api.time.sleep", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ask(requests(50), tmp_path, **settings)
+    assert len(server.batches) == 1 and len(list(folder.iterdir())) == 1
+    next(folder.iterdir()).unlink()
+    monkeypatch.undo()
+    found = ask(requests(50), tmp_path, **settings)
+    assert len(server.batches) == 1, "submitted twice, it is paid for twice"
+    assert found["error"].null_count == 45
+    assert not list(folder.iterdir()) and not lines(tmp_path, "requests")
+
+
+def test_refused_file_is_an_error_that_says_why(server: BatchServer, tmp_path: Path):
+    server.look = lambda batch_id: {  # type: ignore[method-assign]
+        **server.batches[0],
+        "status": "failed",
+        "errors": {"object": "list", "data": [{"message": "model m does not exist"}]},
+    }
+    with pytest.raises(RayrieverError, match=r"is failed without results: model m does not exist"):
+        ask(requests(5), tmp_path, base_url=server.url, batch={"submit": True})

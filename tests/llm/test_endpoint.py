@@ -1,0 +1,36 @@
+"""What a server's headers ask for."""
+
+import httpx2
+import openai
+import pytest
+
+from pipeline.llm.engines.endpoint import Place, _after_s, places
+from pipeline.recipe import LlmSection
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "7"}, 7.0),
+        ({"retry-after-ms": "250", "Retry-After": "1"}, 0.25),
+        ({"Retry-After": "-3"}, 0.0),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "6m0.5s"}, 360.5),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "20ms"}, 0.02),
+        ({"x-ratelimit-remaining-tokens": "12", "x-ratelimit-reset-tokens": "1h"}, None),
+        ({}, None),
+    ],
+)
+def test_wait_is_what_the_server_asks_for(headers: dict[str, str], seconds: float | None):
+    """Asked again too early, a rate-limited key is locked for longer."""
+    response = httpx2.Response(429, headers=headers, request=httpx2.Request("POST", "http://x"))
+    found = _after_s(openai.RateLimitError("no", response=response, body=None))
+    assert found == (None if seconds is None else pytest.approx(seconds))
+
+
+def test_listed_endpoints_take_the_place_of_the_single_one():
+    one = LlmSection(base_url="http://a/v1", api_key_env="A")
+    assert places(one) == [Place("http://a/v1", "A")]
+    two = one.model_copy(update={"endpoints": ()})
+    assert places(two) == places(one)
+    listed = LlmSection.model_validate({"base_url": "http://a/v1", "endpoints": [{"base_url": "http://b/v1"}]})
+    assert places(listed) == [Place("http://b/v1", "OPENAI_API_KEY")]

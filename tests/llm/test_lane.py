@@ -1,0 +1,94 @@
+"""How many requests an endpoint is given, simulated on a clock of our own."""
+
+import heapq
+import random
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from pipeline.llm.engines.lane import Lane, Outcome
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def serve(
+    lane: Lane, clock: Clock, seconds: float, answer: Callable[[int], tuple[Outcome, float]]
+) -> tuple[int, int, int]:
+    """Keep the lane full; returns answered, turned away, and the most in flight.
+
+    Args: `answer` says what becomes of a request, and when, by the number of those that the server works on with it.
+    """
+    out: list[tuple[float, int, Outcome, float]] = []
+    counts = {"answered": 0, "busy": 0, "down": 0, "refused": 0}
+    number = most = 0
+    while clock.now < seconds:
+        for _ in range(lane.room):
+            lane.enter()
+            at_work = sum(each[0] > clock.now and each[2] == "answered" for each in out)
+            outcome, latency = answer(at_work + 1)
+            number += 1
+            heapq.heappush(out, (clock.now + latency, number, outcome, latency))
+        most = max(most, len(out))
+        if not out:
+            clock.now += max(lane.wait_s, 0.01)
+            continue
+        clock.now, _, outcome, latency = heapq.heappop(out)
+        lane.leave(outcome, latency)
+        counts[outcome] += 1
+    return counts["answered"], counts["busy"], most
+
+
+def test_limit_finds_what_the_server_takes_and_stays_near_it():
+    clock = Clock()
+    lane, chance = Lane(256, clock), random.Random(0)
+    seconds = partial(chance.uniform, 0.15, 0.25)
+    answered, busy, _ = serve(lane, clock, 60, lambda out: ("answered", seconds()) if out <= 64 else ("busy", 0.01))
+    assert 50 <= lane.limit <= 85
+    assert answered >= 0.9 * 60 * 64 / 0.2 and busy < 0.15 * answered
+
+
+def test_requests_turned_away_at_random_do_not_strangle_it():
+    """Halved at every one of them, the limit would be a handful while the server idles."""
+    chance, clock = random.Random(0), Clock()
+    lane = Lane(64, clock)
+    answered, _, _ = serve(lane, clock, 60, lambda out: ("busy", 0.2) if chance.random() < 0.1 else ("answered", 0.2))
+    assert answered >= 0.85 * 60 * 64 / 0.2
+
+
+def test_server_that_slows_down_is_not_given_more():
+    """Requests that only wait for each other time out in the end."""
+    clock = Clock()
+    lane = Lane(512, clock)
+    _, _, most = serve(lane, clock, 120, lambda out: ("answered", 0.1 * max(1, out / 40)))
+    assert 40 <= most <= 200
+
+
+def test_dead_server_is_probed_by_one_and_found_again():
+    clock = Clock()
+    lane = Lane(64, clock)
+    sent: list[float] = []
+
+    def answer(out: int) -> tuple[Outcome, float]:
+        sent.append(clock.now)
+        return ("down", 0.01) if 10 <= clock.now < 70 else ("answered", 0.1)
+
+    serve(lane, clock, 100, answer)
+    probes = [at for at in sent if 12 <= at < 70]
+    assert 2 <= len(probes) <= 12
+    assert sum(at > 100.0 - 5 for at in sent) > 1000, "back at full speed"
+
+
+@pytest.mark.parametrize("outcome", ["refused", "answered", "busy", "down"])
+def test_place_is_given_back_whatever_happens(outcome: Outcome):
+    lane = Lane(4)
+    for _ in range(200):
+        lane.enter()
+        lane.leave(outcome, 0.01)
+    assert lane.out == 0 and lane.limit >= 1

@@ -60,7 +60,7 @@ def write_like_a_model(content: str, attempt: int) -> dict[str, Any]:
     elif "Which passage is more relevant" in content:
         text = ("A", "B", "Passage B.", "neither", "hard to say")[chance % 5]
     elif "Write one short question" in content:
-        title = content.split("<passage>\n")[1].split(" The ")[0]
+        title = content.split('"""')[1].split(" The ")[0]
         text = f"What is the {title}?" if chance % 5 else "I do not know."
     else:
         query = content.split("Question: ")[1].split("\n")[0]

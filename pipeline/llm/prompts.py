@@ -15,8 +15,8 @@ The blocks are named after roles, in the order of the conversation; `user` is re
 example turns. Everything outside the blocks is a comment to the reader; white space around a block's text is dropped.
 A recipe replaces a file by one of the same form: `llm.prompts: {question: my_question.jinja}`.
 
-Values are data. What could end the tag around a passage, or the turn of the conversation, is written so that it does
-not: a passage cannot speak as anybody else than a passage.
+Values are data. What could end the quotes or the tag around a passage, or the turn of the conversation, is written so
+that it does not: a passage cannot speak as anybody else than a passage.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ TEMPLATES = Path(str(files("pipeline.llm") / "prompts"))
 
 _ROLES = ("system", "user", "assistant")
 _FRONT_MATTER = re.compile(r"\A---\n(?P<matter>.*?)\n---\n(?P<template>.*)\Z", re.DOTALL)
-# Our own tags, and the marks with which chat templates of common models begin and end a turn.
+# Our own quotes and tags, and the marks with which chat templates of common models begin and end a turn.
 _MARKS = re.compile(
-    r"<(?=/?\s*passage\b|/?think\b|[|｜]|/?s>|/?(?:start|end)_of_turn\b|</?SYS>)|\[(?=/?INST\])",
+    r"\"(?=\"\")|<(?=/?\s*passage\b|/?think\b|[|｜]|/?s>|/?(?:start|end)_of_turn\b|</?SYS>)|\[(?=/?INST\])",
     re.IGNORECASE,
 )
 

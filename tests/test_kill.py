@@ -146,7 +146,8 @@ def test_killed_runs_and_replaced_workers_end_like_a_quiet_run(
     assert repeated <= in_flight_or_just_answered, "a stored answer was asked for again"
     assert set(chat_server.asked) == asked_quietly
     report = json.loads((killed / "workspace/report.json").read_text())
-    assert report["llm"]["requests_sent"] == chat_server.total
+    # A request is written down just before it goes: each of three kills may come between.
+    assert chat_server.total <= report["llm"]["requests_sent"] <= chat_server.total + 3 * 4
 
     _replace_workers(tmp_path / "replaced", quiet, corpus, tiny_encoder, chat_server.url)
 

@@ -17,6 +17,7 @@ _TOLERATED = 0.2
 _SLOWER = 2.0  # times the best latency from which on more in flight only wait for each other
 _DEAD_AFTER = 8  # failures in a row, at least, that mean that the server is down
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+_TICK_S = 0.001  # to wait where the time has just come: 0 would mean that it never comes
 
 
 class Lane:
@@ -53,7 +54,7 @@ class Lane:
         now = self._clock()
         if now < self._paused_until:
             return self._paused_until - now
-        return max(0.0, self._resting[0] - now) if self._resting else 0.0
+        return max(_TICK_S, self._resting[0] - now) if self._resting else 0.0
 
     @property
     def room(self) -> int:

@@ -65,7 +65,11 @@ class Stub:
                 return 500, {"error": {"message": "broken"}}
             if fate < self.arguments.broken + self.arguments.hangs:
                 self.hung += 1
-                await asyncio.sleep(60)
+                self.at_work -= 1  # it was lost: nothing works on it
+                try:
+                    await asyncio.sleep(60)
+                finally:
+                    self.at_work += 1
             await asyncio.sleep(self.arguments.latency_s)
         finally:
             self.at_work -= 1

@@ -54,9 +54,8 @@ def measure(ask: Callable[[str, int], None], requests: int, *faults: str) -> Cou
         ask(url, requests)
         with urllib.request.urlopen(f"{url}/counts") as answer:
             counts: Counts = json.load(answer)
-    # What was turned away or failed has cost the server no time; what hung has kept a place for as long as we waited.
-    work_s = (counts["answered"] * LATENCY_S + counts["hung"] * HANG_S) / CONCURRENT
-    counts["of_ideal"] = work_s / counts["seconds"]
+    # What was turned away, failed or lost has cost the server no time.
+    counts["of_ideal"] = counts["answered"] * LATENCY_S / CONCURRENT / counts["seconds"]
     return counts
 
 
@@ -111,7 +110,7 @@ def summarise(found: dict[str, list[Counts]], arguments: argparse.Namespace) -> 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=4000)
+    parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--peer-requests", type=int, default=1000)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--json", action="store_true")

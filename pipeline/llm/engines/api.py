@@ -29,7 +29,7 @@ _COMMIT_S = 0.05  # answers that a kill can lose are those of this long
 _CALLS = 32
 _HELD = 8
 _CPUS = 0.5  # of one actor: it waits most of the time
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 60.0  # before a further attempt, where the server does not say
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 60.0  # before a further attempt, where the server does not say
 
 
 def check(section: LlmSection) -> None:

@@ -12,8 +12,9 @@ Outcome = Literal["answered", "busy", "down", "refused"]
 
 _START = 32  # requests in flight before anything is known of the server
 _WINDOW = 64  # outcomes, at least, that a fall of the limit is based on
-# Some servers turn a few requests away at random; only a share above this means that there are too many.
-_TOLERATED = 0.2
+# Shares turned away. Some servers turn away a few at random; only more of them means that there are too many.
+_GROWS_BELOW, _FALLS_ABOVE = 0.12, 0.25
+_USED = 0.8  # of the limit, at least, or more of it would change nothing
 _SLOWER = 2.0  # times the best latency from which on more in flight only wait for each other
 _DEAD_AFTER = 8  # failures in a row, at least, that mean that the server is down
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
@@ -24,8 +25,8 @@ class Lane:
     """Adapts the number of requests in flight to what the server takes, and pauses while it is down.
 
     The limit grows by one for every answer until the server turns requests away, and then by one per round, while
-    answers take no longer than before. It falls to what was taken: of a window of outcomes, to the share that was not
-    turned away. A dead server is probed by one request after pauses that double.
+    answers take no longer than before and the limit is made use of. It falls to what was taken: of a window of
+    outcomes, to the share that was not turned away. A dead server is probed by one request after pauses that double.
     """
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -33,7 +34,7 @@ class Lane:
         self.out = 0
         self._most, self._clock = most, clock
         self._outcomes: list[bool] = []  # turned away or not, since the last look
-        self._searching = True
+        self._searching = self._grows = True
         self._latency = self._best = 0.0
         self._failures, self._pause_s = 0, _FIRST_PAUSE_S
         self._paused_until = self._down_since = 0.0
@@ -110,13 +111,14 @@ class Lane:
             self._latency = seconds if not self._latency else 0.9 * self._latency + 0.1 * seconds
             self._best = min(self._best or self._latency, self._latency)
         if len(self._outcomes) >= max(_WINDOW, 2 * self.limit):
-            if self._share() > _TOLERATED:
-                self.limit = max(1.0, self.limit * (1 - self._share()))
-                self._searching = False
+            share = sum(self._outcomes) / len(self._outcomes)
+            self._grows = share <= _GROWS_BELOW
+            if share > _FALLS_ABOVE:
+                self.limit = max(1.0, self.limit * (1 - share))
+            elif not self._grows:
+                self.limit = max(1.0, self.limit - 1)
+            self._searching &= self._grows
             self._outcomes.clear()
-        if not turned_away and self._latency <= _SLOWER * self._best and self.out + 1 >= int(self.limit):
+        used = self.out + len(self._resting) + 1
+        if not turned_away and self._grows and used >= _USED * self.limit and self._latency <= _SLOWER * self._best:
             self.limit = min(float(self._most), self.limit + (1 if self._searching else 1 / self.limit))
-
-    def _share(self) -> float:
-        """Of the outcomes since the last look, those that were turned away."""
-        return sum(self._outcomes) / len(self._outcomes) if self._outcomes else 0.0

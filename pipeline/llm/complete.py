@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 import uuid
 from collections.abc import Callable, Generator, Sequence
@@ -110,18 +109,18 @@ def _answers(
     report: _Report,
 ) -> tuple[Generator[pa.Table], Callable[[], str]]:
     """LLM_RESPONSE rows as they come in, and what tells which limit of the budget has been reached."""
-    limits = functools.partial(Gate, section, _spent(section, workspace) if is_needed(section) else Spent())
+    spent = _spent(section, workspace) if is_needed(section) else Spent()
     if section.engine == "batch":
         from pipeline.llm.engines import batch
 
-        gate = limits()
+        gate = Gate(section, spent)
         return batch.answers(missing, _job(section, workspace, None), gate, report.message), gate.closed
     ensure_ray(ray_section)
     engine = _engine(section)
     require_resources(actor_keys("llm"), section.actors, engine.cpus(section), section.gpus_per_actor)
     import ray.data
 
-    handle = ray.remote(num_cpus=0)(Gate).remote(*limits.args) if is_needed(section) else None
+    handle = ray.remote(num_cpus=0)(Gate).remote(section, spent) if is_needed(section) else None
     batches = engine.batches(asked, missing, section)
     answers = engine.answer(ray.data.from_arrow(batches), _job(section, workspace, handle))
     return _stream(answers), lambda: ray.get(handle.closed.remote()) if handle is not None else ""

@@ -32,17 +32,12 @@ _WORTH_MERGING = 32  # small parts below which merging costs more than it saves
 
 
 class PartFolder:
-    """Append-only rows below `folder` of a workspace."""
+    """Rows below `folder` of a workspace; a `PartWriter` appends to them."""
 
     def __init__(self, workspace: Workspace, folder: tuple[str, ...], schema: pa.Schema) -> None:
         self.workspace = workspace
         self.folder = folder
         self.schema = schema
-
-    def append(self, rows: pa.Table) -> None:
-        """Write the rows as one part. Raises RayrieverError when the workspace cannot be written."""
-        if rows.num_rows:
-            self._write(self._name("part"), rows)
 
     def read(self, columns: list[str], keep: Callable[[pa.Table], pa.Table] | None = None) -> pa.Table:
         """The rows of all readable parts, passed through `keep` some 10,000 at a time so that little is held."""
@@ -70,14 +65,14 @@ class PartFolder:
             if len(readable) < 2:
                 continue
             merged = pa.concat_tables([piece for pieces in readable.values() for piece in pieces])
-            self._write(self._name("merged"), merged)
+            self.write(self.new_name("merged"), merged)
             for path in readable:
                 filesystem.delete_file(path)
 
-    def _name(self, kind: str) -> str:
+    def new_name(self, kind: str) -> str:
         return f"{kind}-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
 
-    def _write(self, name: str, rows: pa.Table) -> None:
+    def write(self, name: str, rows: pa.Table) -> None:
         with explained_write_errors(self.workspace.uri):
             self.workspace.write_table(self.workspace.path(*self.folder, name), rows.cast(self.schema))
 
@@ -113,9 +108,9 @@ class PartWriter:
         if not rows.num_rows:
             return
         if not self._name or self._rows.nbytes + rows.nbytes > _GROWN_BYTES or _age_s(self._name) > _GROWS_S:
-            self._name, self._rows = self._folder._name("part"), self._folder.schema.empty_table()
+            self._name, self._rows = self._folder.new_name("part"), self._folder.schema.empty_table()
         grown = pa.concat_tables([self._rows, rows.cast(self._folder.schema)]).combine_chunks()
-        self._folder._write(self._name, grown)
+        self._folder.write(self._name, grown)
         self._rows = grown
 
 

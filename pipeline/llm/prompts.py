@@ -103,9 +103,10 @@ def load(task: str, section: LlmSection) -> Prompt:
     Raises RayrieverError, naming the file, when it is not there, has another form than ours, is for another task,
     names a parser that reads another kind of answer, or uses a value that this task does not have.
     """
-    for known in (task, *section.prompts):
-        if known not in tasks():
-            raise RayrieverError(f"prompt: there is no task {known!r}; there are {', '.join(tasks())}.")
+    known = tasks()
+    for named in (task, *section.prompts):
+        if named not in known:
+            raise RayrieverError(f"prompt: there is no task {named!r}; there are {', '.join(known)}.")
     ours = TEMPLATES / f"{task}.jinja"
     builtin = _read(str(ours), ours.read_text(encoding="utf-8"))
     if task not in section.prompts:

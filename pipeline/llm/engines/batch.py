@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import RayrieverError
-from pipeline.llm.engines.batch_api import BatchApi, record_of
+from pipeline.llm.engines.batch_api import CHAT_ROUTE, BatchApi, record_of
 from pipeline.llm.engines.batch_files import Folder
 from pipeline.llm.engines.endpoint import chat_parameters, places, read_completion
 from pipeline.llm.engines.gate import Gate
@@ -33,7 +33,6 @@ from pipeline.workspace import Workspace, digest
 
 _MOST_REQUESTS, _MOST_BYTES = 50_000, 190_000_000  # of a file; the API takes 50,000 and 200 MB
 _STORED_TOGETHER = 1000
-_URL = "/v1/chat/completions"
 
 
 def check(section: LlmSection) -> None:
@@ -171,7 +170,7 @@ def _files(rows: list[dict[str, Any]], section: LlmSection) -> Iterator[tuple[st
     purpose, size = "", 0
     for row in rows:
         body = chat_parameters(row, section.model, place)
-        line = json.dumps({"custom_id": row["request_id"], "method": "POST", "url": _URL, "body": body}) + "\n"
+        line = json.dumps({"custom_id": row["request_id"], "method": "POST", "url": CHAT_ROUTE, "body": body}) + "\n"
         if lines and (row["purpose"] != purpose or len(lines) == _MOST_REQUESTS or size + len(line) > _MOST_BYTES):
             yield purpose, lines
             lines, size = {}, 0

@@ -12,7 +12,7 @@ from pipeline.llm.engines.batch_files import Folder
 from pipeline.llm.engines.endpoint import Place
 from pipeline.llm.engines.endpoint import check as check_endpoint
 
-_URL = "/v1/chat/completions"
+CHAT_ROUTE = "/v1/chat/completions"
 _WINDOW = "24h"  # the only one there is
 _NAME = "rayriever_file"  # in a batch's metadata: which file of requests it is
 _FINAL = {"completed", "expired", "cancelled", "failed"}
@@ -76,7 +76,7 @@ class BatchApi:
                 content = requests.read(name) or b""
                 uploaded = client.files.create(file=(name, content), purpose="batch")
                 batch_id = client.batches.create(
-                    input_file_id=uploaded.id, endpoint=_URL, completion_window=_WINDOW, metadata={_NAME: name}
+                    input_file_id=uploaded.id, endpoint=CHAT_ROUTE, completion_window=_WINDOW, metadata={_NAME: name}
                 ).id
                 say(f"{name} submitted as {batch_id}")
             if record is None:

@@ -74,8 +74,8 @@ def ours(url: str, requests: int) -> None:
         engine="openai", model="stub", base_url=url, concurrency=CONCURRENT, timeout_s=HANG_S, max_retries=8
     )
     with tempfile.TemporaryDirectory() as folder:
-        answers = complete(rows, section, Workspace(folder), RaySection(), Silent(), "question")
-    assert answers["error"].null_count == requests, "a request stayed without an answer"
+        answers = complete([rows], section, Workspace(folder), RaySection(), Silent(), "question")
+        assert all(row["error"] is None for row in answers), "a request stayed without an answer"
 
 
 def ray_http(url: str, requests: int) -> None:

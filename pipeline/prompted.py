@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import RayrieverError
 from pipeline.llm.prompts import load
-from pipeline.llm.requests import Sampling
+from pipeline.llm.requests import Request, Sampling
 from pipeline.queries.generate import WRITTEN, assign, query_requests
 from pipeline.recipe import Recipe
 from pipeline.records import full_text
@@ -37,7 +35,7 @@ def example(task: str, recipe: Recipe, finished: Mapping[str, Artifact]) -> Exam
     if task in WRITTEN:
         kind = next(each for each in WRITTEN if each == task)
         drawn = assign(_needed(finished, "corpus").table("passages"), 1, (kind,), recipe.seed)
-        return _first(task, query_requests(recipe, drawn)) if drawn else _nothing("a passage that is long enough")
+        return _shown(task, next(query_requests(recipe, drawn))) if drawn else _nothing("a passage that is long enough")
     if task == "verdict_again":
         return Example(task, prompt.messages(), prompt.sampling())
     corpus, queries = _needed(finished, "corpus"), _needed(finished, "queries")
@@ -50,12 +48,12 @@ def example(task: str, recipe: Recipe, finished: Mapping[str, Artifact]) -> Exam
     if variant:
         chosen = recipe.synthesis.model_copy(update={"decomposition": variant})
         recipe = recipe.model_copy(update={"synthesis": chosen})
-    return _first(task, document_requests(recipe, [query], words_of(recipe, finished))[document])
+    asked = document_requests(recipe, [query], words_of(recipe, finished))
+    return _shown(task, next(request for request in asked if request.purpose == document))
 
 
-def _first(task: str, requests: pa.Table) -> Example:
-    row = requests.slice(0, 1).to_pylist()[0]
-    return Example(task, json.loads(row["messages"]), Sampling.from_json(row["sampling"]))
+def _shown(task: str, request: Request) -> Example:
+    return Example(task, [dict(message) for message in request.messages], request.sampling)
 
 
 def _judged_query(queries: Artifact, corpus: Artifact) -> tuple[str, tuple[str, str]]:

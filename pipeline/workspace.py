@@ -151,16 +151,21 @@ class Workspace:
                 os.unlink(target)
             raise
 
-    def write_table(self, path: str, table: pa.Table) -> None:
+    def write_table(self, path: str, table: pa.Table, rows_per_group: int | None = None) -> None:
         """Write one Parquet file so that a reader sees all of it or none of it."""
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
+        pq.write_table(table, sink, compression="zstd", row_group_size=rows_per_group)
         self.write_bytes(path, sink.getvalue().to_pybytes())
 
     def list_files(self, *parts: str) -> list[str]:
         """Paths of the files below a folder, sorted; empty where the folder does not exist."""
+        return [info.path for info in self.list_file_infos(*parts)]
+
+    def list_file_infos(self, *parts: str) -> list[fs.FileInfo]:
+        """What is known of the files below a folder, by path; empty where the folder does not exist."""
         selector = fs.FileSelector(self.path(*parts), allow_not_found=True, recursive=True)
-        return sorted(i.path for i in self.filesystem.get_file_info(selector) if i.type == fs.FileType.File)
+        found = [info for info in self.filesystem.get_file_info(selector) if info.type == fs.FileType.File]
+        return sorted(found, key=lambda info: info.path)
 
     def list_folders(self, *parts: str) -> list[str]:
         """Names of the folders right below a folder; empty where it does not exist."""
@@ -168,8 +173,7 @@ class Workspace:
         return sorted(i.base_name for i in self.filesystem.get_file_info(selector) if i.type == fs.FileType.Directory)
 
     def size_bytes(self) -> int:
-        selector = fs.FileSelector(self.root, allow_not_found=True, recursive=True)
-        return sum(i.size or 0 for i in self.filesystem.get_file_info(selector) if i.type == fs.FileType.File)
+        return sum(info.size or 0 for info in self.list_file_infos())
 
     def delete_folder(self, *parts: str) -> None:
         path = self.path(*parts)

@@ -1,21 +1,25 @@
-"""From a table of requests to a table of answers: what is stored is looked up, an engine is asked for the rest."""
+"""From requests to answers: what is stored is looked up, an engine is asked for the rest."""
 
 from __future__ import annotations
 
+import tempfile
 import time
 import uuid
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
+from itertools import chain
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import RayrieverError
 from pipeline.llm.engines.gate import Gate, Spent, is_needed
 from pipeline.llm.engines.job import Job
-from pipeline.llm.requests import distinct, model_identity
+from pipeline.llm.order import Order, Spool, ids_of
+from pipeline.llm.requests import model_identity
 from pipeline.llm.responses import OVER_BUDGET, answered, failure, to_table
 from pipeline.llm.store import Ledger, ResponseStore, totals
 from pipeline.models import locate
@@ -36,14 +40,18 @@ _AFTER_DEATH = (
 
 
 def complete(
-    requests: pa.Table,
+    requests: Iterable[pa.Table],
     section: LlmSection,
     workspace: Workspace,
     ray_section: RaySection,
     progress: Progress,
     description: str,
-) -> pa.Table:
+) -> Iterator[dict[str, Any]]:
     """Answer LLM_REQUEST rows; returns one LLM_RESPONSE row per request row, in their order.
+
+    When it returns, all is asked and stored; the rows are read back while they are taken. Of neither requests nor
+    answers is more than a few thousand in memory at any time, beside their ids: the others are on the disk, in the
+    system's folder for temporary files.
 
     Answers are stored as they arrive, in the workspace and by content address: equal requests are asked once, and
     after a kill only what had no answer is asked. Where nothing is missing, Ray is not started. Rows without an answer
@@ -53,60 +61,73 @@ def complete(
     more than `section.max_failed_share` of the distinct requests stay without an answer. When a limit of the budget is
     reached, what is in flight comes in; the rest is not sent, and `budget.on_reached` says whether that is an error.
     """
-    asked = distinct(requests)
     store = ResponseStore(workspace)
     store.compact()
     Ledger(workspace).compact()
-    stored = store.lookup(asked["request_id"])
-    missing = asked.filter(pc.invert(pc.is_in(asked["request_id"], stored["request_id"])))
-    report = _Report(progress, description, asked.num_rows, stored.num_rows)
-    responses = [stored]
-    if missing.num_rows:
-        responses += _ask(asked, missing, section, workspace, ray_section, report)
-    return _in_order(requests, pa.concat_tables(responses))
+    with tempfile.TemporaryDirectory(prefix="rayriever-") as folder:
+        asked = Asked(Spool(folder, requests), store)
+        report = _Report(progress, description, asked.distinct, asked.distinct - asked.missing)
+        failures = _ask(asked, section, workspace, ray_section, report) if asked.missing else LLM_RESPONSE.empty_table()
+        order = asked.order
+    answers = order.arrange(chain([failures], store.scan(LLM_RESPONSE.names)))
+    return (row for rows in answers for row in rows.to_pylist())
 
 
-def _in_order(requests: pa.Table, responses: pa.Table) -> pa.Table:
-    rows = responses.combine_chunks()
-    places = pc.index_in(requests["request_id"], rows["request_id"].combine_chunks())
-    return rows.take(places.combine_chunks() if isinstance(places, pa.ChunkedArray) else places)
+class Asked:
+    """The requests of a call, and which of them have no answer yet."""
+
+    def __init__(self, spool: Spool, store: ResponseStore) -> None:
+        self.order, self._spool = Order(spool.ids), spool
+        self._first = self.order.first()
+        self._open = self._first.copy()  # at the first place of each id that has neither answer nor final error
+        for rows in store.scan(["request_id"]):
+            self.settle(rows)
+        self._missing = self._open.copy()
+        self.distinct, self.missing = int(self._first.sum()), int(self._missing.sum())
+
+    def settle(self, rows: pa.Table) -> None:
+        """Note that these requests have an answer or a final error."""
+        _, places = self.order.match(ids_of(rows))
+        self._open[places] = False
+
+    def unsettled(self) -> list[str]:
+        """Ids that are not, of those that were missing."""
+        ids: list[str] = np.char.decode(self._spool.ids[self._open], "ascii").tolist()
+        return ids
+
+    def chunks(self) -> Iterator[tuple[pa.Table, pa.Table]]:
+        """LLM_REQUEST rows in order, equal ones once: some thousand, and those of them that were missing."""
+        begin = 0
+        for rows in self._spool.chunks():
+            end = begin + rows.num_rows
+            yield rows.filter(pa.array(self._first[begin:end])), rows.filter(pa.array(self._missing[begin:end]))
+            begin = end
 
 
-def _ask(
-    asked: pa.Table,
-    missing: pa.Table,
-    section: LlmSection,
-    workspace: Workspace,
-    ray_section: RaySection,
-    report: _Report,
-) -> list[pa.Table]:
+def _ask(asked: Asked, section: LlmSection, workspace: Workspace, ray_section: RaySection, report: _Report) -> pa.Table:
+    """Ask what is missing; LLM_RESPONSE rows of the requests that stay without an answer."""
     check_engine(section)
-    answers, closed = _answers(asked, missing, section, workspace, ray_section, report)
-    arrived, failures = [], LLM_RESPONSE.empty_table()
+    answers, closed = _answers(asked, section, workspace, ray_section, report)
+    failures = LLM_RESPONSE.empty_table()
     # One failure among several requests is always tolerated: of ten requests, 5 % would be none.
     allowed = max(
-        section.max_failed_share * asked.num_rows, 1 if asked.num_rows > 1 and section.max_failed_share else 0
+        section.max_failed_share * asked.distinct, 1 if asked.distinct > 1 and section.max_failed_share else 0
     )
     # Closed, the actors stop asking; left to the garbage collector, they would go on while the error is shown.
     with closing(answers) as stream:
         for responses in stream:
             responses = responses.filter(pc.invert(_is_over_budget(responses)))
-            arrived.append(responses)
+            asked.settle(responses)
             failures = pa.concat_tables([failures, responses.filter(pc.invert(answered(responses)))])
             report.arrived(responses)
             if failures.num_rows > allowed:
                 raise _too_many_failures(failures, report, section)
     report.finished()
-    return [*arrived, _unsent(missing, arrived, closed, section, report)]
+    return pa.concat_tables([failures, _unsent(asked.unsettled(), closed, section, report)])
 
 
 def _answers(
-    asked: pa.Table,
-    missing: pa.Table,
-    section: LlmSection,
-    workspace: Workspace,
-    ray_section: RaySection,
-    report: _Report,
+    asked: Asked, section: LlmSection, workspace: Workspace, ray_section: RaySection, report: _Report
 ) -> tuple[Generator[pa.Table], Callable[[], str]]:
     """LLM_RESPONSE rows as they come in, and what tells which limit of the budget has been reached."""
     spent = _spent(section, workspace) if is_needed(section) else Spent()
@@ -114,6 +135,7 @@ def _answers(
         from pipeline.llm.engines import batch
 
         gate = Gate(section, spent)
+        missing = pa.concat_tables(rows for _, rows in asked.chunks())
         return batch.answers(missing, _job(section, workspace, None), gate, report.message), gate.closed
     ensure_ray(ray_section)
     engine = _engine(section)
@@ -121,8 +143,14 @@ def _answers(
     import ray.data
 
     handle = ray.remote(num_cpus=0)(Gate).remote(section, spent) if is_needed(section) else None
-    batches = engine.batches(asked, missing, section)
-    answers = engine.answer(ray.data.from_arrow(batches), _job(section, workspace, handle))
+    # In Ray's object store, which goes to the disk where it grows too large; as tables they would all be held here.
+    blocks = [
+        ray.put(block)
+        for rows, missing in asked.chunks()
+        if missing.num_rows
+        for block in engine.batches(rows, missing, section)
+    ]
+    answers = engine.answer(ray.data.from_arrow_refs(blocks), _job(section, workspace, handle))
     return _stream(answers), lambda: ray.get(handle.closed.remote()) if handle is not None else ""
 
 
@@ -135,12 +163,8 @@ def _is_over_budget(responses: pa.Table) -> pa.ChunkedArray:
     return pc.starts_with(pc.fill_null(responses["error"], ""), OVER_BUDGET)
 
 
-def _unsent(
-    missing: pa.Table, arrived: Sequence[pa.Table], closed: Callable[[], str], section: LlmSection, report: _Report
-) -> pa.Table:
+def _unsent(rest: list[str], closed: Callable[[], str], section: LlmSection, report: _Report) -> pa.Table:
     """Failures for the requests that the budget kept from being sent. Raises RayrieverError where it is to stop."""
-    known = pa.concat_tables([LLM_RESPONSE.empty_table(), *arrived])["request_id"].combine_chunks()
-    rest = missing.filter(pc.invert(pc.is_in(missing["request_id"], known)))["request_id"].to_pylist()
     if not rest:
         return LLM_RESPONSE.empty_table()
     reason = closed()

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,10 +20,11 @@ from pipeline.workspace import Workspace, explained_write_errors
 
 log = logging.getLogger(__name__)
 
-_READERS = 8  # parts read at a time: on an object store each costs a round trip
+_READERS = 8  # small parts read at a time: on an object store each costs a round trip
 _ROWS_AT_A_TIME = 10_000
+_READ_AHEAD_BYTES = 1 << 20  # larger parts are read when it is their turn
 _SMALL_BYTES = 8 << 20  # larger parts are left as they are
-_MERGED_BYTES = 64 << 20  # of small parts merged into one
+_MERGED_BYTES = 16 << 20  # of small parts merged into one; they pass through memory
 _GROWN_BYTES = 1 << 17  # of a part that is still written to: it is written whole with every append
 _GROWS_S = 60.0  # after which a part is left as it is
 # Age from which on nobody writes to a part any more, clocks that differ allowed for: merged while it grows, it would
@@ -40,28 +42,61 @@ class PartFolder:
         self.schema = schema
 
     def read(self, columns: list[str], keep: Callable[[pa.Table], pa.Table] | None = None) -> pa.Table:
-        """The rows of all readable parts, passed through `keep` some 10,000 at a time so that little is held."""
-        schema = pa.schema([self.schema.field(name) for name in columns])
-        kept, waiting, rows = [], [schema.empty_table()], 0
+        """The rows of all readable parts that `keep` lets through."""
+        none = self._schema_of(columns).empty_table()
+        return pa.concat_tables([none, *(keep(rows) if keep else rows for rows in self.scan(columns))])
+
+    def scan(self, columns: list[str]) -> Iterator[pa.Table]:
+        """The rows of all readable parts, some 10,000 at a time; little more is held.
+
+        A part that is merged meanwhile is read again from the merged one: no row is missed, some come twice.
+        """
+        schema = self._schema_of(columns)
+        seen: set[str] = set()
         with ThreadPoolExecutor(_READERS) as readers:
-            for pieces in readers.map(lambda path: list(self._pieces(path, schema)), self._paths()):
-                waiting += pieces
-                rows += sum(piece.num_rows for piece in pieces)
-                if rows >= _ROWS_AT_A_TIME:
-                    kept.append(_through(keep, waiting))
-                    waiting, rows = [schema.empty_table()], 0
-        return pa.concat_tables([*kept, _through(keep, waiting)])
+            while True:
+                parts = {path: size for path, size in self._sizes().items() if path not in seen}
+                seen |= parts.keys()
+                vanished: list[str] = []
+                waiting: list[pa.Table] = []
+                for piece in self._in_turn(parts, schema, readers, vanished):
+                    waiting.append(piece)
+                    if sum(each.num_rows for each in waiting) >= _ROWS_AT_A_TIME:
+                        yield pa.concat_tables(waiting)
+                        waiting = []
+                if waiting:
+                    yield pa.concat_tables(waiting)
+                if not vanished:
+                    return
+
+    def _in_turn(
+        self, parts: dict[str, int], schema: pa.Schema, readers: ThreadPoolExecutor, vanished: list[str]
+    ) -> Iterator[pa.Table]:
+        """Row groups of one part after the other; those of small parts are read ahead. Notes what is not there."""
+        ahead: deque[Future[list[pa.Table]]] = deque()
+        for path, size in parts.items():
+            if size > _READ_AHEAD_BYTES:
+                yield from self._pieces(path, schema, vanished)
+                continue
+            ahead.append(readers.submit(lambda part: list(self._pieces(part, schema, vanished)), path))
+            if len(ahead) > _READERS:
+                yield from ahead.popleft().result()
+        for future in ahead:
+            yield from future.result()
+
+    def _schema_of(self, columns: list[str]) -> pa.Schema:
+        return pa.schema([self.schema.field(name) for name in columns])
 
     def compact(self) -> None:
         """Merge small parts. The new part is there before the old ones go, so a kill in between loses nothing."""
         filesystem = self.workspace.filesystem
-        settled = [path for path in self._paths() if _age_s(path) > _SETTLED_S]
-        sizes = {info.path: info.size or 0 for info in filesystem.get_file_info(settled)}
-        small = [path for path, size in sizes.items() if size < _SMALL_BYTES]
+        small = {
+            path: size for path, size in self._sizes().items() if size < _SMALL_BYTES and _age_s(path) > _SETTLED_S
+        }
         if len(small) < _WORTH_MERGING:
             return
-        for group in _groups(small, sizes):
-            readable = {path: pieces for path in group if (pieces := list(self._pieces(path, self.schema)))}
+        for group in _groups(small):
+            readable = {path: pieces for path in group if (pieces := list(self._pieces(path, self.schema, [])))}
             if len(readable) < 2:
                 continue
             merged = pa.concat_tables([piece for pieces in readable.values() for piece in pieces])
@@ -74,12 +109,15 @@ class PartFolder:
 
     def write(self, name: str, rows: pa.Table) -> None:
         with explained_write_errors(self.workspace.uri):
-            self.workspace.write_table(self.workspace.path(*self.folder, name), rows.cast(self.schema))
+            path = self.workspace.path(*self.folder, name)
+            self.workspace.write_table(path, rows.cast(self.schema), rows_per_group=_ROWS_AT_A_TIME)
 
-    def _paths(self) -> list[str]:
-        return [path for path in self.workspace.list_files(*self.folder) if path.endswith(".parquet")]
+    def _sizes(self) -> dict[str, int]:
+        """Bytes by path of every part, in the order of their names."""
+        infos = self.workspace.list_file_infos(*self.folder)
+        return {info.path: info.size or 0 for info in infos if info.path.endswith(".parquet")}
 
-    def _pieces(self, path: str, schema: pa.Schema) -> Iterator[pa.Table]:
+    def _pieces(self, path: str, schema: pa.Schema, vanished: list[str]) -> Iterator[pa.Table]:
         """Row groups of one part; what cannot be read is left out, as if it had never been written."""
         try:
             with pq.ParquetFile(path, filesystem=self.workspace.filesystem) as part:
@@ -87,7 +125,7 @@ class PartFolder:
                 for group in range(part.num_row_groups):
                     yield _completed(part.read_row_group(group, columns=known), schema)
         except FileNotFoundError:
-            return  # merged by another process meanwhile
+            vanished.append(path)  # merged by another process meanwhile
         except (pa.ArrowException, OSError, KeyError) as error:
             log.warning("%s cannot be read and is left out: %s", path, error)
 
@@ -129,14 +167,9 @@ def _completed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     return rows.select(schema.names).cast(schema)
 
 
-def _through(keep: Callable[[pa.Table], pa.Table] | None, pieces: list[pa.Table]) -> pa.Table:
-    rows = pa.concat_tables(pieces)
-    return keep(rows) if keep else rows
-
-
-def _groups(paths: list[str], sizes: dict[str, int]) -> Iterator[list[str]]:
+def _groups(sizes: dict[str, int]) -> Iterator[list[str]]:
     group: list[str] = []
-    for path in paths:
+    for path in sizes:
         group.append(path)
         if sum(sizes[each] for each in group) >= _MERGED_BYTES:
             yield group

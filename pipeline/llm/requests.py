@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from pipeline.models import locate
 from pipeline.recipe import LlmSection
 from pipeline.records import LLM_REQUEST
+
+_ROWS_AT_A_TIME = 1000
 
 Messages = Sequence[Mapping[str, str]]  # {"role": ..., "content": ...} in the order of the conversation
 
@@ -58,23 +60,35 @@ def request_id(model: str, messages: Messages, sampling: Sampling) -> str:
     return hashlib.sha256(_canonical(asked).encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class Request:
+    """One question to the model."""
+
+    purpose: str  # what the answer is for: question, decomposition, positive, ...
+    messages: Messages
+    sampling: Sampling
+
+    def row(self, model: str) -> dict[str, str]:
+        """LLM_REQUEST. Equal questions to a `model_identity` have equal ids."""
+        return {
+            "request_id": request_id(model, self.messages, self.sampling),
+            "purpose": self.purpose,
+            "messages": _canonical([dict(message) for message in self.messages]),
+            "sampling": self.sampling.to_json(),
+        }
+
+
+def tables(model: str, requests: Iterable[Request]) -> Iterator[pa.Table]:
+    """LLM_REQUEST rows in the order given, made while they are read: no more than a thousand are held."""
+    rows = (request.row(model) for request in requests)
+    while group := list(islice(rows, _ROWS_AT_A_TIME)):
+        yield pa.Table.from_pylist(group, schema=LLM_REQUEST)
+
+
 def build(model: str, purpose: str, conversations: Iterable[Messages], sampling: Sampling) -> pa.Table:
-    """One LLM_REQUEST row per conversation, in their order; equal conversations have equal ids."""
-    messages = [[dict(message) for message in conversation] for conversation in conversations]
-    columns = {
-        "request_id": [request_id(model, conversation, sampling) for conversation in messages],
-        "purpose": [purpose] * len(messages),
-        "messages": [_canonical(conversation) for conversation in messages],
-        "sampling": [sampling.to_json()] * len(messages),
-    }
-    return pa.table(columns, schema=LLM_REQUEST)
-
-
-def distinct(requests: pa.Table) -> pa.Table:
-    """The first row of every request id, in their order."""
-    codes = requests["request_id"].combine_chunks().dictionary_encode().indices.to_numpy()
-    _, first = np.unique(codes, return_index=True)
-    return requests if len(first) == len(codes) else requests.take(np.sort(first))
+    """LLM_REQUEST rows of one purpose and sampling, in one table."""
+    requests = (Request(purpose, conversation, sampling) for conversation in conversations)
+    return pa.concat_tables([LLM_REQUEST.empty_table(), *tables(model, requests)])
 
 
 def _canonical(value: Any) -> str:

@@ -6,6 +6,7 @@ just before it goes. What was sent and never answered is what a kill, or a serve
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -44,23 +45,27 @@ class ResponseStore:
         rows = rows.append_column("model", pa.array([model] * rows.num_rows, pa.string()))
         self._newest.append(rows.filter(answered(rows)))
 
+    def scan(self, columns: list[str]) -> Iterator[pa.Table]:
+        """These columns of all answers, some 10,000 at a time; two answers to one request may both come."""
+        return self._parts.scan(columns)
+
     def lookup(self, request_ids: pa.ChunkedArray) -> pa.Table:
-        """LLM_RESPONSE rows of the ids that have an answer, ordered by id."""
+        """LLM_RESPONSE rows of the ids that have an answer, ordered by id; all in memory."""
         wanted = request_ids.combine_chunks().unique()
         found = self._parts.read(LLM_RESPONSE.names, lambda rows: rows.filter(pc.is_in(rows["request_id"], wanted)))
-        return _one_per_request(found)
+        return _one_per_request(found, ["text"])
 
     def compact(self) -> None:
         self._parts.compact()
 
     def read(self, columns: list[str]) -> pa.Table:
-        """These columns and the id of every answer; one row per answer."""
-        return _one_per_request(self._parts.read(["request_id", "text", *columns])).select(["request_id", *columns])
+        """These columns and the id of every answer; one row per request that has an answer."""
+        return _one_per_request(self._parts.read(["request_id", *columns]), columns)
 
 
-def _one_per_request(rows: pa.Table) -> pa.Table:
+def _one_per_request(rows: pa.Table, by: list[str]) -> pa.Table:
     """Two answers to one request exist when a run died in between; which one counts must not depend on file names."""
-    rows = rows.sort_by([("request_id", "ascending"), ("text", "ascending")])
+    rows = rows.sort_by([(name, "ascending") for name in ("request_id", *by)])
     ids = rows["request_id"].combine_chunks()
     if len(ids) < 2:
         return rows

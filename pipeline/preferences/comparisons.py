@@ -10,7 +10,7 @@ from typing import Literal
 from pipeline.llm.complete import complete
 from pipeline.llm.parsers import CHOICES
 from pipeline.llm.prompts import load
-from pipeline.llm.requests import build, model_identity
+from pipeline.llm.requests import Request, model_identity, tables
 from pipeline.preferences.pairs import as_shown, choose_pairs
 from pipeline.recipe import PreferencesSection
 from pipeline.stage import StageContext
@@ -112,15 +112,16 @@ def _ask(
     recipe = ctx.recipe
     prompt = load(TASK, recipe.llm)
     parse = CHOICES[prompt.about.parser]
-    conversations = [
+    conversations = (
         prompt.messages(query=queries[each.query_id], first=passages[each.first_id], second=passages[each.second_id])
         for each in asked
-    ]
-    requests = build(model_identity(recipe.llm), TASK, conversations, prompt.sampling())
+    )
+    sampling = prompt.sampling()
+    requests = tables(model_identity(recipe.llm), (Request(TASK, each, sampling) for each in conversations))
     responses = complete(requests, recipe.llm, ctx.workspace, recipe.ray, ctx.progress, "passages compared")
     return [
         (None, "error") if row["error"] else (row["text"], parse(row["text"], row["finish_reason"]) or "unparseable")
-        for row in responses.to_pylist()
+        for row in responses
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -14,7 +14,7 @@ from pipeline.lexical.bm25 import Lexical
 from pipeline.llm.complete import complete
 from pipeline.llm.parsers import TEXTS
 from pipeline.llm.prompts import load
-from pipeline.llm.requests import build, model_identity
+from pipeline.llm.requests import Request, model_identity, tables
 from pipeline.queries.given import Query
 from pipeline.recipe import QueryKind, Recipe
 from pipeline.records import full_text
@@ -81,15 +81,12 @@ def generate(ctx: StageContext, assignments: Sequence[Assignment], lexical: Lexi
     return list(queries.values())
 
 
-def query_requests(recipe: Recipe, assignments: Sequence[Assignment]) -> pa.Table:
-    """One LLM_REQUEST row per assignment, in order; none of them a crop."""
-    identity, temperature = model_identity(recipe.llm), recipe.queries.temperature
+def query_requests(recipe: Recipe, assignments: Iterable[Assignment]) -> Iterator[Request]:
+    """One request per assignment, in order; none of them a crop."""
     prompts = {kind: load(kind, recipe.llm) for kind in WRITTEN}
-    rows = []
     for each in assignments:
         prompt = prompts[each.kind]
-        rows.append(build(identity, each.kind, [prompt.messages(passage=_shown(each))], prompt.sampling(temperature)))
-    return pa.concat_tables(rows)
+        yield Request(each.kind, prompt.messages(passage=_shown(each)), prompt.sampling(recipe.queries.temperature))
 
 
 def _shown(assignment: Assignment) -> str:
@@ -100,11 +97,11 @@ def _ask(ctx: StageContext, assignments: Sequence[Assignment]) -> list[tuple[Ass
     if not assignments:
         return []
     recipe = ctx.recipe
-    requests = query_requests(recipe, assignments)
+    requests = tables(model_identity(recipe.llm), query_requests(recipe, assignments))
     responses = complete(requests, recipe.llm, ctx.workspace, recipe.ray, ctx.progress, "queries written")
     parsers = {kind: TEXTS[load(kind, recipe.llm).about.parser] for kind in WRITTEN}
     parsed = []
-    for assignment, response in zip(assignments, responses.to_pylist(), strict=True):
+    for assignment, response in zip(assignments, responses, strict=True):
         if response["error"] is not None:
             ctx.out.outcomes[f"{assignment.kind}_error"] += 1
         elif (text := parsers[assignment.kind](response["text"], response["finish_reason"])) is None:

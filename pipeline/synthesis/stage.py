@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from pipeline.errors import RayrieverError
 from pipeline.llm.complete import complete
 from pipeline.llm.parsers import TEXTS
 from pipeline.llm.prompts import Prompt, answer_fingerprint, load
-from pipeline.llm.requests import build, model_identity
+from pipeline.llm.requests import Request, model_identity, tables
 from pipeline.recipe import Recipe
 from pipeline.records import SYNTHESIS
 from pipeline.stage import Estimate, StageContext
@@ -132,45 +133,33 @@ def _prompts(recipe: Recipe) -> dict[str, Prompt]:
     return {kind: load(task, recipe.llm) for kind, task in _tasks(recipe.synthesis.decomposition).items()}
 
 
-def document_requests(recipe: Recipe, queries: Sequence[str], words: int) -> dict[str, pa.Table]:
-    """LLM_REQUEST rows by kind of document, one per query, in order.
+def document_requests(recipe: Recipe, queries: Iterable[str], words: int) -> Iterator[Request]:
+    """One request per kind of document, in the order of DOCUMENTS, for each query in turn.
 
     The LLM sees the query alone: no passage of the corpus, no example.
     """
-    identity = model_identity(recipe.llm)
-    return {
-        kind: build(
-            identity,
-            kind,
-            [prompt.messages(query=query, words=words) for query in queries],
-            prompt.sampling(recipe.synthesis.temperature, max_tokens(words)),
-        )
-        for kind, prompt in _prompts(recipe).items()
-    }
+    prompts = _prompts(recipe)
+    for query in queries:
+        for kind, prompt in prompts.items():
+            sampling = prompt.sampling(recipe.synthesis.temperature, max_tokens(words))
+            yield Request(kind, prompt.messages(query=query, words=words), sampling)
 
 
 def _write_documents(ctx: StageContext, queries: Mapping[str, str], words: int) -> dict[str, dict[str, str]]:
     """Documents by kind and query id."""
     recipe = ctx.recipe
     prompts = _prompts(recipe)
-    requests = pa.concat_tables(document_requests(recipe, list(queries.values()), words).values())
-    responses = complete(requests, recipe.llm, ctx.workspace, recipe.ray, ctx.progress, "documents written").to_pylist()
-    written: dict[str, dict[str, str]] = {}
-    for place, kind in enumerate(DOCUMENTS):
-        answers = responses[place * len(queries) : (place + 1) * len(queries)]
-        written[kind] = _parse(ctx, kind, prompts[kind], dict(zip(queries, answers, strict=True)))
-    return written
-
-
-def _parse(ctx: StageContext, kind: str, prompt: Prompt, answers: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    parse, texts = TEXTS[prompt.about.parser], {}
-    for query_id, answer in answers.items():
+    requests = tables(model_identity(recipe.llm), document_requests(recipe, queries.values(), words))
+    answers = complete(requests, recipe.llm, ctx.workspace, recipe.ray, ctx.progress, "documents written")
+    written: dict[str, dict[str, str]] = {kind: {} for kind in DOCUMENTS}
+    for (query_id, kind), answer in zip(product(queries, DOCUMENTS), answers, strict=True):
+        parse = TEXTS[prompts[kind].about.parser]
         text = None if answer["error"] else parse(answer["text"], answer["finish_reason"])
         if text is not None:
-            texts[query_id] = text
+            written[kind][query_id] = text
         outcome = "error" if answer["error"] else "unparseable" if text is None else "ok"
         ctx.out.outcomes[f"{kind}_{outcome}"] += 1
-    return texts
+    return written
 
 
 def max_tokens(words: int) -> int:

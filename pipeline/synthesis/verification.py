@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.llm.complete import complete
 from pipeline.llm.parsers import VERDICTS
 from pipeline.llm.prompts import Prompt, load
-from pipeline.llm.requests import Messages, build, model_identity
+from pipeline.llm.requests import Messages, Request, model_identity, tables
 from pipeline.stage import StageContext
 
 Verdict = Literal["yes", "no", "unparseable", "error", "absent", "unverified"]
@@ -92,18 +92,18 @@ def _ask_twice(
 ) -> _Verdicts:
     """Ask whether each query's passage is relevant, and once more where the answer is neither yes nor no."""
     once, again = load("verdict", ctx.recipe.llm), load("verdict_again", ctx.recipe.llm)
-    asked: dict[str, Messages] = {
-        i: once.messages(query=queries[i], passage=passages[i]) for i in queries if i in passages
-    }
-    first = _ask(ctx, once, asked, description)
-    # The same request at temperature 0 would be answered from the store: quote the answer and insist.
-    insisted = {
-        i: [*asked[i], {"role": "assistant", "content": answer.text}, *again.messages()]
-        for i, answer in first.items()
-        if answer.verdict == "unparseable"
-    }
-    second = _ask(ctx, again, insisted, description)
-    return _Verdicts({query_id: answer.verdict for query_id, answer in (first | second).items()}, len(insisted))
+
+    def question(query_id: str) -> list[dict[str, str]]:
+        return once.messages(query=queries[query_id], passage=passages[query_id])
+
+    def insistence(query_id: str) -> list[dict[str, str]]:
+        # The same request at temperature 0 would be answered from the store: quote the answer and insist.
+        return [*question(query_id), {"role": "assistant", "content": first[query_id].text}, *again.messages()]
+
+    first = _ask(ctx, once, [query_id for query_id in queries if query_id in passages], question, description)
+    unclear = [query_id for query_id, answer in first.items() if answer.verdict == "unparseable"]
+    second = _ask(ctx, again, unclear, insistence, description)
+    return _Verdicts({query_id: answer.verdict for query_id, answer in (first | second).items()}, len(unclear))
 
 
 @dataclass(frozen=True)
@@ -112,15 +112,22 @@ class _Answer:
     verdict: Verdict
 
 
-def _ask(ctx: StageContext, prompt: Prompt, asked: Mapping[str, Messages], description: str) -> dict[str, _Answer]:
+def _ask(
+    ctx: StageContext,
+    prompt: Prompt,
+    query_ids: Sequence[str],
+    conversation: Callable[[str], Messages],
+    description: str,
+) -> dict[str, _Answer]:
     """Answers by query id."""
-    if not asked:
+    if not query_ids:
         return {}
-    recipe, parse = ctx.recipe, VERDICTS[prompt.about.parser]
-    requests = build(model_identity(recipe.llm), "verdict", asked.values(), prompt.sampling())
+    recipe, parse, sampling = ctx.recipe, VERDICTS[prompt.about.parser], prompt.sampling()
+    asked = (Request("verdict", conversation(query_id), sampling) for query_id in query_ids)
+    requests = tables(model_identity(recipe.llm), asked)
     responses = complete(requests, recipe.llm, ctx.workspace, recipe.ray, ctx.progress, description)
     words: dict[bool | None, Verdict] = {True: "yes", False: "no", None: "unparseable"}
     return {
         query_id: _Answer(row["text"], "error" if row["error"] else words[parse(row["text"], row["finish_reason"])])
-        for query_id, row in zip(asked, responses.to_pylist(), strict=True)
+        for query_id, row in zip(query_ids, responses, strict=True)
     }

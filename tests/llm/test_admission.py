@@ -40,6 +40,62 @@ def test_every_request_is_written_down_before_it_goes():
     assert sorted(noted) == list(range(10)) and lane.out == 0
 
 
+def test_a_request_is_written_down_before_its_place_is_free():
+    """A place that waits for the ledger is a place that the server offers in vain."""
+    noted: list[int] = []
+    lane = Lane(2)
+    admission = Admission[int]([lane], let_all, noted.extend, 60)
+
+    async def run() -> None:
+        asked = [asyncio.create_task(admission.enter(number)) for number in range(4)]
+        await asyncio.gather(*asked[:2])
+        async with asyncio.timeout(5):
+            while len(noted) < 3:
+                await asyncio.sleep(0.01)
+        assert noted == [0, 1, 2] and not asked[2].done(), "half of what may be in flight is ahead, and not more"
+        lane.leave("answered", 0.01)
+        admission.left()
+        await asyncio.sleep(0)
+        assert asked[2].done()
+        lane.leave("answered", 0.01)
+        admission.left()
+        await asked[3]
+
+    asyncio.run(run())
+
+
+def test_a_request_that_is_given_up_keeps_no_place():
+    lane = Lane(1)
+    admission = Admission[int]([lane], let_all, lambda requests: None, 60)
+
+    async def run() -> None:
+        first = await admission.enter(1)
+        waiting = asyncio.create_task(admission.enter(2))
+        await asyncio.sleep(0.05)
+        first.leave("answered", 0.01)
+        admission.left()  # hands its place to the second, which is cancelled before it has taken it
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await asyncio.wait_for(admission.enter(3), 5)
+
+    asyncio.run(run())
+    assert lane.out == 1
+
+
+def test_a_gate_that_is_gone_is_an_error_of_the_requests_that_ask_it():
+    """They would wait for ever."""
+
+    async def gone(requests: list[int]) -> Admitted:
+        raise ConnectionError("the actor died")
+
+    async def run() -> list[object]:
+        admission = Admission[int]([Lane(8)], gone, lambda requests: None, 60)
+        return await asyncio.gather(*(admission.enter(number) for number in range(3)), return_exceptions=True)
+
+    found = asyncio.run(asyncio.wait_for(run(), 5))
+    assert [str(each) for each in found] == ["the actor died"] * 3
+
+
 def test_a_ledger_that_cannot_be_written_stops_the_request_and_frees_its_place():
     def refuse(requests: list[int]) -> None:
         raise OSError("disk full")

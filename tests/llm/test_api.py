@@ -41,7 +41,7 @@ def requests(*contents: str) -> pa.Table:
 
 
 def ask(rows: pa.Table, settings: LlmSection, folder: Path) -> list[dict[str, object]]:
-    return complete(rows, settings, Workspace(str(folder)), RaySection(), Silent(), "question").to_pylist()
+    return list(complete([rows], settings, Workspace(str(folder)), RaySection(), Silent(), "question"))
 
 
 def test_answers_come_in_request_order_and_equal_requests_are_asked_once(chat_server: "ChatServer", tmp_path: Path):

@@ -19,6 +19,7 @@ from pipeline.llm.requests import Sampling, build
 from pipeline.llm.store import totals
 from pipeline.progress import Silent
 from pipeline.recipe import LlmSection, RaySection
+from pipeline.records import LLM_RESPONSE
 from pipeline.workspace import Workspace
 
 SECTION = {"engine": "batch", "model": "m", "base_url": "http://127.0.0.1:9/v1", "max_failed_share": 0.05}
@@ -40,7 +41,8 @@ def requests(count: int, purpose: str = "question") -> pa.Table:
 
 def ask(rows: pa.Table, folder: Path, heard: Heard | None = None, **changes: object) -> pa.Table:
     section = LlmSection.model_validate(SECTION | changes)
-    return complete(rows, section, Workspace(str(folder)), RaySection(), heard or Heard(), "asked")
+    answers = complete([rows], section, Workspace(str(folder)), RaySection(), heard or Heard(), "asked")
+    return pa.Table.from_pylist(list(answers), schema=LLM_RESPONSE)
 
 
 def lines(folder: Path, kind: str) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from pipeline.llm.responses import Answer, to_table
 from pipeline.llm.store import Ledger, ResponseStore, totals
 from pipeline.progress import Silent
 from pipeline.recipe import LlmSection, RaySection
+from pipeline.records import LLM_RESPONSE
 from pipeline.workspace import Workspace
 
 SAMPLING = Sampling(1.0, 24)
@@ -91,7 +92,8 @@ def test_padding_does_not_change_a_greedy_answer(model: LocalModel):
 
 
 def run(rows: pa.Table, settings: LlmSection, folder: Path) -> pa.Table:
-    return complete(rows, settings, Workspace(str(folder)), RaySection(), Silent(), "question")
+    answers = complete([rows], settings, Workspace(str(folder)), RaySection(), Silent(), "question")
+    return pa.Table.from_pylist(list(answers), schema=LLM_RESPONSE)
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -1,6 +1,6 @@
 """Content addresses: an answer that was paid for must be found again, and no other in its place."""
 
-from pipeline.llm.requests import Sampling, build, distinct, request_id
+from pipeline.llm.requests import Sampling, build, request_id
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Größe des Meeres?"}]
 
@@ -32,13 +32,6 @@ def test_purpose_is_no_part_of_the_address():
     """Two stages that ask the same thing share the answer."""
     first, second = (build("m", purpose, [MESSAGES], Sampling(0, 8)) for purpose in ("question", "positive"))
     assert first["request_id"] == second["request_id"]
-
-
-def test_equal_requests_are_asked_once_and_keep_their_order():
-    texts = ["b", "a", "b", "c", "a"]
-    rows = build("m", "p", [[{"role": "user", "content": text}] for text in texts], Sampling(0, 8))
-    assert rows.num_rows == 5
-    assert [m[13] for m in distinct(rows)["messages"].to_pylist()] == ["b", "a", "c"]
 
 
 def test_sampling_survives_its_json():

@@ -118,6 +118,22 @@ def test_one_writer_makes_few_files_and_loses_nothing_at_any_moment(workspace: W
     assert found(workspace, *(f"{n:03d}" for n in range(300))) == [f"{n:03d}" for n in range(300)]
 
 
+def test_part_merged_while_the_store_is_read_is_not_missed(
+    workspace: Workspace, settled: None, monkeypatch: pytest.MonkeyPatch
+):
+    """Another run compacts: an answer that was paid for would seem to be lost."""
+    monkeypatch.setattr(parts, "_ROWS_AT_A_TIME", 1)
+    everything = {f"{number:02d}" for number in range(60)}
+    for name in sorted(everything):
+        add(workspace, good(name))
+    scan = ResponseStore(workspace).scan(["request_id"])
+    seen = set(next(scan)["request_id"].to_pylist())
+    ResponseStore(workspace).compact()
+    for rows in scan:
+        seen |= set(rows["request_id"].to_pylist())
+    assert seen == everything
+
+
 def test_part_that_still_grows_is_not_merged(workspace: Workspace):
     """What is appended between reading and deleting it would be lost."""
     for number in range(40):

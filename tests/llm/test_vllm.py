@@ -80,12 +80,12 @@ def test_real_engine_answers_and_refuses_and_is_asked_only_once(instruct_folder:
     identity = model_identity(section)
     requests = build(identity, "question", [[{"role": "user", "content": each}] for each in contents], Sampling(0, 16))
     workspace = Workspace(str(tmp_path))
-    answers = complete(requests, section, workspace, RaySection(), Silent(), "question").to_pylist()
+    answers = list(complete([requests], section, workspace, RaySection(), Silent(), "question"))
     assert [answer["finish_reason"] == "error" for answer in answers] == [n == 20 for n in range(21)]
     assert all(answer["text"] and 0 < answer["tokens_out"] <= 16 for answer in answers[:20])
     assert "512" in answers[20]["error"]
     counted = totals(workspace)
     assert (counted.sent, counted.answered) == (21, 20)
-    again = complete(requests.slice(0, 20), section, workspace, RaySection(), Silent(), "question").to_pylist()
+    again = list(complete([requests.slice(0, 20)], section, workspace, RaySection(), Silent(), "question"))
     assert again == answers[:20]
     assert totals(workspace).sent == 21

@@ -8,12 +8,15 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Generic, TypeVar
 
 from pipeline.llm.engines.gate import Admitted
 from pipeline.llm.engines.lane import Lane
 
 T = TypeVar("T")
+_Waiting = tuple[T, "asyncio.Future[Lane]"]
+_AHEAD = 2  # so many parts of what may be in flight are written down ahead
 
 
 class Closed(Exception):
@@ -21,9 +24,10 @@ class Closed(Exception):
 
 
 class Admission(Generic[T]):
-    """Lets requests out when a lane has room and the gate lets them; `record` is told of each just before.
+    """Lets requests out when the gate admits them and a lane has room; `record` is told of each before.
 
-    What gets ready while others are being written down is written down together.
+    Some are admitted and written down ahead of the places to come, so that no place waits for the writing. What gets
+    ready while others are being written down is written down together.
     """
 
     def __init__(
@@ -34,64 +38,82 @@ class Admission(Generic[T]):
         down_s: float,
     ) -> None:
         self._lanes, self._admit, self._record, self._down_s = lanes, admit, record, down_s
-        self._queue: deque[tuple[T, asyncio.Future[Lane]]] = deque()
+        self._queue: deque[_Waiting[T]] = deque()
+        self._written: deque[_Waiting[T]] = deque()  # admitted and written down, with no place yet
         self._changed = asyncio.Event()
         self._clerk: asyncio.Task[None] | None = None
 
     async def enter(self, request: T) -> Lane:
         """Return the lane to take once the request may go out; tell `left` when it has come back.
 
-        Raises Closed when it never will, and what `record` raises.
+        Raises Closed when it never will, and what `admit` and `record` raise.
         """
-        admitted = asyncio.get_running_loop().create_future()
-        self._queue.append((request, admitted))
+        place: asyncio.Future[Lane] = asyncio.get_running_loop().create_future()
+        self._queue.append((request, place))
+        self._changed.set()
         if self._clerk is None or self._clerk.done():
             self._clerk = asyncio.create_task(self._serve())
-        lane: Lane = await admitted
-        return lane
+        try:
+            return await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled() and place.exception() is None:
+                place.result().out -= 1  # given in the very moment of the cancellation
+                self.left()
+            raise
 
     def left(self) -> None:
         """A lane has room again."""
+        self._hand_out()
         self._changed.set()
 
     async def _serve(self) -> None:
-        while self._queue:
+        while self._queue or self._written:
             self._changed.clear()
+            self._hand_out()
             room = sum(lane.room for lane in self._lanes)
-            if room:
-                await self._let_out(room)
-            elif all(lane.down_s > self._down_s for lane in self._lanes):
-                self._close("the server is down: it has not answered for so long")
-            else:
+            ahead = sum(int(lane.limit) for lane in self._lanes) // _AHEAD - len(self._written)
+            if self._queue and room + ahead > 0:
+                await self._write_down(room + ahead)
+            elif not room and all(lane.down_s > self._down_s for lane in self._lanes):
+                self._close("the server is down: it has not answered for so long", self._queue, self._written)
+            elif self._queue or self._written:
                 await self._until_changed(min((lane.wait_s for lane in self._lanes if lane.wait_s), default=None))
 
-    async def _let_out(self, room: int) -> None:
-        waiting = [request for request, _ in list(self._queue)[:room]]
-        admitted = await self._admit(waiting)
-        wave = [self._queue.popleft() for _ in range(admitted.count)]
-        lanes = [self._taken() for _ in wave]
+    def _hand_out(self) -> None:
+        """Places to those that are written down, as far as there are any."""
+        while self._written and (lane := max(self._lanes, key=lambda each: each.room)).room:
+            _, place = self._written.popleft()
+            if not place.done():  # its caller was cancelled
+                lane.enter()
+                place.set_result(lane)
+
+    async def _write_down(self, most: int) -> None:
+        waiting = [request for request, _ in islice(self._queue, most)]
+        try:
+            admitted = await self._admit(waiting)
+        except Exception as unanswered:
+            self._fail(unanswered, self._queue)
+            return
+        wave = deque(self._queue.popleft() for _ in range(admitted.count))
         error = await _in_thread(self._record, [request for request, _ in wave]) if wave else None
-        if error is not None:
-            for lane in lanes:
-                lane.out -= 1
-        for (_, future), lane in zip(wave, lanes, strict=True):
-            if future.done():  # its caller was cancelled, and will not give the place back
-                lane.out -= 1
-        _settle([future for _, future in wave], lanes, error)
+        if error is None:
+            self._written += wave
+            self._hand_out()
+        else:
+            self._fail(error, wave)
         if admitted.closed:
-            self._close(admitted.closed)
+            self._close(admitted.closed, self._queue)
         elif admitted.wait_s:
             await asyncio.sleep(admitted.wait_s)
 
-    def _taken(self) -> Lane:
-        lane = max(self._lanes, key=lambda each: each.room)
-        lane.enter()
-        return lane
+    def _close(self, reason: str, *queues: deque[_Waiting[T]]) -> None:
+        for queue in queues:
+            self._fail(Closed(reason), queue)
 
-    def _close(self, reason: str) -> None:
-        futures = [future for _, future in self._queue]
-        self._queue.clear()
-        _settle(futures, [self._lanes[0]] * len(futures), Closed(reason))
+    def _fail(self, error: Exception, queue: deque[_Waiting[T]]) -> None:
+        places = [place for _, place in queue]
+        queue.clear()
+        _settle(places, [self._lanes[0]] * len(places), error)
 
     async def _until_changed(self, at_most_s: float | None) -> None:
         with suppress(TimeoutError):

@@ -187,14 +187,12 @@ def _purpose(name: str) -> str:
 
 def _result(request_id: str, row: dict[str, Any]) -> Answer:
     """One line of a result file."""
-    from openai.types.chat import ChatCompletion
-
     response = row.get("response") or {}
     if row.get("error") or not isinstance(response, dict) or response.get("status_code", 200) != 200:
         reason = row.get("error") or (response.get("body") if isinstance(response, dict) else response)
         return failure(request_id, json.dumps(reason), 1)
     try:
-        return read_completion(request_id, ChatCompletion.construct(**response["body"]))
+        return read_completion(request_id, response["body"])
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         return failure(request_id, f"not a chat completion: {type(error).__name__}: {error}", 1)
 

@@ -1,0 +1,127 @@
+"""Answers in the order of their requests, by way of the disk: of neither does memory hold more than a few thousand."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import RayrieverError
+from pipeline.records import LLM_REQUEST, LLM_RESPONSE
+from pipeline.workspace import explained_write_errors
+
+_ROWS_AT_A_TIME = 10_000
+_MOST_FILES = 256  # open at once; many systems allow 1,024
+
+Ids = npt.NDArray[np.bytes_]
+Places = npt.NDArray[np.int64]  # numbers of rows in the order of the requests, from 0
+Flags = npt.NDArray[np.bool_]  # one per place
+
+
+def ids_of(rows: pa.Table) -> Ids:
+    """Request ids as an array of fixed width: a third of the memory of Python's strings, and to be searched."""
+    return np.array(rows["request_id"].to_pylist(), dtype=np.bytes_)
+
+
+class Spool:
+    """The LLM_REQUEST rows of one call: their ids in memory, all else in a file of `folder`."""
+
+    def __init__(self, folder: str, requests: Iterable[pa.Table]) -> None:
+        self._path = str(Path(folder) / "requests.arrow")
+        ids = [np.empty(0, np.bytes_)]
+        with (
+            explained_write_errors(folder),
+            pa.OSFile(self._path, "wb") as sink,
+            pa.ipc.new_stream(sink, LLM_REQUEST) as writer,
+        ):
+            for chunk in _of_size(requests, _ROWS_AT_A_TIME):
+                writer.write_table(chunk)
+                ids.append(ids_of(chunk))
+        self.ids = np.concatenate(ids)
+
+    def chunks(self) -> Iterator[pa.Table]:
+        """The rows, in order; the same chunks every time, and in every call with the same requests."""
+        with pa.OSFile(self._path) as source, pa.ipc.open_stream(source) as reader:
+            for batch in reader:
+                yield pa.Table.from_batches([batch])
+
+
+def _of_size(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
+    """The rows of all tables in chunks of `size`, the last one shorter; each in one piece."""
+    waiting = LLM_REQUEST.empty_table()
+    for table in tables:
+        waiting = pa.concat_tables([waiting, table])
+        while waiting.num_rows >= size:
+            yield waiting.slice(0, size).combine_chunks()
+            waiting = waiting.slice(size)
+    if waiting.num_rows:
+        yield waiting.combine_chunks()
+
+
+class Order:
+    """Which places an id has: several, where requests are equal."""
+
+    def __init__(self, ids: Ids) -> None:
+        self.count = len(ids)
+        self._places = np.argsort(ids, kind="stable")
+        self._ids = ids[self._places]
+
+    def first(self) -> Flags:
+        """True at the first place of every id."""
+        found = np.zeros(self.count, np.bool_)
+        if self.count:
+            is_new = np.concatenate([[True], self._ids[1:] != self._ids[:-1]])
+            found[self._places[is_new]] = True
+        return found
+
+    def match(self, ids: Ids) -> tuple[npt.NDArray[np.int64], Places]:
+        """Every place of every one of `ids`, as (position in `ids`, place); none for an id that was not asked."""
+        begins, ends = np.searchsorted(self._ids, ids, "left"), np.searchsorted(self._ids, ids, "right")
+        counts = ends - begins
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return np.repeat(np.arange(len(ids)), counts), self._places[np.repeat(begins, counts) + within]
+
+    def arrange(self, responses: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """One LLM_RESPONSE row per place, in order; `responses` has at least one for each id, and any others.
+
+        Of two answers to a request one is taken that does not depend on where they came from: a run that died between
+        asking and storing has asked again.
+        """
+        size = max(_ROWS_AT_A_TIME, -(-self.count // _MOST_FILES))
+        schema = LLM_RESPONSE.append(pa.field("place", pa.int64()))
+        with tempfile.TemporaryDirectory(prefix="rayriever-") as folder, explained_write_errors(folder):
+            paths = [str(Path(folder) / f"{number}.arrow") for number in range(-(-self.count // size))]
+            with ExitStack() as files:
+                writers = [
+                    files.enter_context(pa.ipc.new_stream(files.enter_context(pa.OSFile(path, "wb")), schema))
+                    for path in paths
+                ]
+                for rows in responses:
+                    positions, places = self.match(ids_of(rows))
+                    placed = rows.take(positions).append_column("place", pa.array(places))
+                    for number in np.unique(places // size):
+                        writers[number].write_table(placed.filter(pa.array(places // size == number)))
+            for number, path in enumerate(paths):
+                with pa.OSFile(path) as source, pa.ipc.open_stream(source) as reader:
+                    rows = _one_per_place(reader.read_all())
+                missing = min(size, self.count - number * size) - rows.num_rows
+                if missing:
+                    raise RayrieverError(
+                        f"llm: {missing:,} answers cannot be read back from the response store. Was it changed "
+                        "meanwhile? Run the same command again: they are asked anew."
+                    )
+                yield rows
+
+
+def _one_per_place(rows: pa.Table) -> pa.Table:
+    rows = rows.append_column("failed", pc.is_valid(rows["error"]))  # an answer goes before a failure
+    rows = rows.sort_by([(name, "ascending") for name in ("place", "failed", "text")])
+    places = rows["place"].to_numpy()
+    is_new = np.concatenate([[True], places[1:] != places[:-1]]) if len(places) else np.empty(0, np.bool_)
+    return rows.filter(pa.array(is_new)).drop_columns(["place", "failed"])

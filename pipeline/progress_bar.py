@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as RichProgress
 
 from pipeline.stage import Stage
-from pipeline.workspace import Artifact
+from pipeline.workspace import Artifact, Manifest
 
 # A log that nobody watches gets a line this often.
 _LOG_INTERVAL_S = 15.0
@@ -58,6 +58,8 @@ class Bars:
         manifest = artifact.manifest
         set_aside = f", {manifest.quarantined:,} rows in quarantine" if manifest.quarantined else ""
         self._say(f"{manifest.stage:<13} done in {manifest.seconds:.1f} s  {_rows(artifact)}{set_aside}")
+        if manifest.llm and manifest.llm_foreseen:
+            self.message(f"LLM, and what the plan said of it: {_against_plan(manifest)}")
 
     def update(self, description: str, done: int, total: int) -> None:
         name = description.split(", ")[0]  # a speed that follows changes with every call
@@ -79,6 +81,14 @@ class Bars:
     def _say(self, text: str) -> None:
         self._logged = time.monotonic()
         self.console.print(escape(text), highlight=False, soft_wrap=True)
+
+
+def _against_plan(manifest: Manifest) -> str:
+    used, planned = manifest.llm, manifest.llm_foreseen
+    names = {"requests": "requests", "tokens in": "tokens_in", "tokens out": "tokens_out"}
+    return ", ".join(
+        f"{used[key]:,} {name} ({planned[key] / used[key] - 1:+.0%})" for name, key in names.items() if used.get(key)
+    )
 
 
 def _rows(artifact: Artifact) -> str:

@@ -64,7 +64,10 @@ def plan(
         present = None if forced else workspace.artifact(stage.name, key)
         if present is not None and present.manifest.inputs != _identities(planned[n].present for n in stage.inputs):
             present = None  # made from an artifact that a forced rerun has replaced, or will
-        estimate = stage.estimate(recipe, {name: planned[name].estimate for name in stage.inputs})
+        if present is not None and stage.observe is not None:
+            estimate = stage.observe(present)
+        else:
+            estimate = stage.estimate(recipe, {name: planned[name].estimate for name in stage.inputs})
         planned[stage.name] = PlannedStage(stage, key, present, section, estimate)
         if stage.name == until:
             break
@@ -115,6 +118,7 @@ def _bring_about(
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - began, 2),
         peak_memory_mb=round(memory.peak_mb, 1),
+        llm_foreseen=step.estimate.llm if out.llm else {},
     )
     listener.finished(artifact)
     return artifact

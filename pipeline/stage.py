@@ -32,6 +32,12 @@ class Estimate:
     llm_tokens_in: int = 0
     llm_tokens_out: int = 0
     note: str = ""
+    examples: tuple[str, ...] = ()  # texts of a few such rows, where they can be had
+
+    @property
+    def llm(self) -> dict[str, int]:
+        """What it says of the LLM, as a manifest names it."""
+        return {"requests": self.llm_requests, "tokens_in": self.llm_tokens_in, "tokens_out": self.llm_tokens_out}
 
 
 @dataclass(frozen=True)
@@ -46,4 +52,5 @@ class Stage:
     run: Callable[[StageContext], None]
     estimate: Callable[[Recipe, Mapping[str, Estimate]], Estimate]  # from the estimates of its inputs
     external: Callable[[Recipe], Any] | None = None  # fingerprint of what it reads from outside the workspace
+    observe: Callable[[Artifact], Estimate] | None = None  # what a finished artifact tells the estimates of others
     needs: str | None = None  # optional recipe section without which there is no such stage

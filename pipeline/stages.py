@@ -31,6 +31,7 @@ _EVERY_STAGE: tuple[Stage, ...] = (
         version=1,
         run=corpus.run,
         estimate=corpus_estimate.estimate,
+        observe=corpus_estimate.observe,
         external=corpus.external,
     ),
     Stage(
@@ -41,6 +42,7 @@ _EVERY_STAGE: tuple[Stage, ...] = (
         version=1,
         run=queries.run,
         estimate=queries.estimate,
+        observe=queries.observe,
         external=queries.external,
     ),
     Stage(

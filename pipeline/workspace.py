@@ -56,6 +56,9 @@ class Manifest:
     finished_at: str  # ISO 8601, UTC
     seconds: float
     peak_memory_mb: float  # private memory of the driver and its children on this machine
+    # requests, tokens_in, tokens_cached, tokens_out of the answers it used, and what was foreseen of these
+    llm: dict[str, int] = field(default_factory=dict)
+    llm_foreseen: dict[str, int] = field(default_factory=dict)
 
     @property
     def place(self) -> tuple[str, str]:
@@ -241,6 +244,7 @@ class ArtifactWriter:
     stage: str
     key: str
     outcomes: Counter[str] = field(default_factory=Counter)
+    llm: Counter[str] = field(default_factory=Counter)  # see Manifest
     _tables: dict[str, TableEntry] = field(default_factory=dict)
     _directories: dict[str, dict[str, str]] = field(default_factory=dict)
     _quarantine: list[dict[str, Any]] = field(default_factory=list)
@@ -335,6 +339,7 @@ class ArtifactWriter:
             directories=self._directories,
             outcomes=dict(sorted(self.outcomes.items())),
             quarantined=len(self._quarantine),
+            llm=dict(self.llm),
             **about,
         )
         path = self.workspace.path("stages", self.stage, self.key, MANIFEST)

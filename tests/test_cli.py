@@ -130,6 +130,7 @@ def test_plan_writes_nothing_and_status_shows_what_is_there(folder: Path):
     assert runner.invoke(app, ["run", path, "--until", "corpus"]).exit_code == 0
     planned = json.loads(runner.invoke(app, ["plan", path, "--json"]).stdout)
     assert [row["action"] for row in planned[:2]] == ["reuse", "run"]
+    assert planned[0]["rows"] == 1000 and "examples" not in planned[0]
     table = runner.invoke(app, ["status", path]).stdout
     assert "done" in table and "to do" in table
 

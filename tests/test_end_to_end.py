@@ -81,7 +81,12 @@ def test_whole_run_then_nothing_then_only_what_changed(recipe: Recipe, chat_serv
 
 
 def _check_artifacts(finished: dict, folder: Path, asked: int) -> None:
-    outcomes = finished["synthesis"].manifest.outcomes
+    manifest = finished["synthesis"].manifest
+    outcomes = manifest.outcomes
+    assert manifest.llm["requests"] == 4 * 16 + outcomes["verdict_retried"], "answers that the stage has used"
+    assert manifest.llm_foreseen["requests"] == 4 * 16
+    assert manifest.llm["tokens_out"] > 0 < manifest.llm_foreseen["tokens_out"]
+    assert finished["encode_base"].manifest.llm == finished["encode_base"].manifest.llm_foreseen == {}
     assert outcomes["positive_ok"] == 16
     assert sum(outcomes.get(f"positive_{o}", 0) for o in ("kept", "relabelled", "dropped")) == 16
     report = Report.from_json((folder / "workspace/report.json").read_text())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.markup import escape
@@ -18,8 +18,12 @@ from pipeline.cli.terminal import err, new_table, out, print_json, readable_erro
 if TYPE_CHECKING:
     from pipeline.llm.store import Usage
     from pipeline.recipe import LlmSection
+    from pipeline.stage import Estimate
+    from pipeline.workspace import Manifest
 
 app = typer.Typer()
+
+_LLM_COUNTS = {"LLM requests": "requests", "Tokens in": "tokens_in", "Tokens out": "tokens_out"}
 
 
 @app.command()
@@ -63,7 +67,7 @@ def plan(
 
         loaded = load_recipe(recipe, overrides)
         steps = plan_stages(loaded, Workspace(loaded.workspace), start, until)
-        rows = [{"stage": s.stage.name, "action": s.action, "key": s.key, **asdict(s.estimate)} for s in steps]
+        rows = [{"stage": s.stage.name, "action": s.action, "key": s.key, **_foreseen(s.estimate)} for s in steps]
         if as_json:
             print_json(rows)
             return
@@ -85,6 +89,10 @@ def plan(
             f"{'' if money is None else f', {money:,.2f} by llm.price'}. "
             "Answers already stored are not asked again."
         )
+
+
+def _foreseen(estimate: Estimate) -> dict[str, Any]:
+    return {name: value for name, value in asdict(estimate).items() if name != "examples"}
 
 
 @app.command()
@@ -116,12 +124,26 @@ def status(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fa
             cells = [f"{manifest.quarantined:,}", f"{manifest.seconds:.1f}", f"{manifest.peak_memory_mb:,.0f}"]
             table.add_row(name, "done", rows, *cells)
         out.print(table)
+        if asking := [finished[name].manifest for name in names if name in finished and finished[name].manifest.llm]:
+            out.print(_used(asking))
         out.print(
             f"LLM: {llm.sent:,} requests sent over all runs, {llm.answered:,} answers stored, "
             f"{llm.tokens_in:,} tokens in, {llm.tokens_out:,} out. Workspace: {size(workspace.size_bytes())}."
         )
         if llm.usages:
             out.print(_usage(llm.usages, loaded.llm))
+
+
+def _used(manifests: Sequence[Manifest]) -> Table:
+    """What the answers of each stage took, and how far off the plan was."""
+    shown = new_table("Stage", *(column for name in _LLM_COUNTS for column in (name, "planned")))
+    for manifest in manifests:
+        cells = []
+        for key in _LLM_COUNTS.values():
+            used, planned = manifest.llm.get(key, 0), manifest.llm_foreseen.get(key, 0)
+            cells += [f"{used:,}", f"{planned:,} ({planned / used - 1:+.0%})" if used and planned else ""]
+        shown.add_row(manifest.stage, *cells)
+    return shown
 
 
 def _usage(usages: Sequence[Usage], section: LlmSection) -> Table:

@@ -17,10 +17,12 @@ from pipeline.corpus.files import CorpusFile
 from pipeline.corpus.passages import passage_table
 from pipeline.corpus.readers import read
 from pipeline.corpus.readers.documentation import package_fingerprint
-from pipeline.corpus.rows import Row
+from pipeline.corpus.rows import Columns, Row
 from pipeline.corpus.sources import FileSource, PackageSource, beir_collection, locate
 from pipeline.recipe import CorpusSection, Recipe
+from pipeline.records import full_text
 from pipeline.stage import Estimate
+from pipeline.workspace import Artifact
 
 _HEAD_BYTES = 1 << 20
 _SAMPLED_FILES = 3
@@ -31,6 +33,7 @@ _SAMPLED_METADATA = 8
 _BYTES_PER_PASSAGE = 400
 _STDLIB_PASSAGES = 6_500
 _PACKAGE_PASSAGES = 500
+_EXAMPLES = 32
 
 
 @dataclass(frozen=True)
@@ -77,14 +80,23 @@ def _estimate(source: FileSource | PackageSource, section: CorpusSection) -> Est
 def _from_metadata(source: FileSource, wanted: WantedColumns) -> Estimate:
     sampled = _spread(source.files, _SAMPLED_METADATA)
     rows = disk_bytes = 0
+    examples: list[str] = []
     for file in sampled:
         with file.explained_errors(), file.open_random_access() as stream, pq.ParquetFile(stream) as parquet:
             columns = wanted.require(parquet.schema_arrow.names, file.location)
             rows += parquet.metadata.num_rows
+            if not examples:
+                examples = _first_texts(parquet, columns)
             disk_bytes += _column_bytes(parquet.metadata, {columns.passage_id, columns.title, columns.text})
     scale = _total_bytes(source.files) / max(1, _total_bytes(sampled))
     note = "" if len(sampled) == len(source.files) else _note(sampled, source)
-    return Estimate(round(rows * scale), round(disk_bytes * scale), note=note)
+    return Estimate(round(rows * scale), round(disk_bytes * scale), note=note, examples=tuple(examples))
+
+
+def _first_texts(parquet: pq.ParquetFile, columns: Columns) -> list[str]:
+    for batch in parquet.iter_batches(_EXAMPLES, columns=[columns.text]):
+        return [str(text) for text in batch.column(0).to_pylist() if text]
+    return []
 
 
 def _column_bytes(metadata: pq.FileMetaData, names: set[str | None]) -> int:
@@ -107,7 +119,17 @@ def _from_heads(source: FileSource, section: CorpusSection) -> Estimate:
         notes.append(f"compression of {ratio:.1f} to 1 assumed throughout")
     if len(good) < len(rows):
         notes.append(f"{len(rows) - len(good):,} of {len(rows):,} rows there cannot be used")
-    return Estimate(round(len(good) * scale), round(_parquet_bytes(good) * scale), note="; ".join(notes))
+    examples = tuple(full_text(row.title, row.text) for row in good[:: max(1, len(good) // _EXAMPLES)][:_EXAMPLES])
+    disk_bytes = round(_parquet_bytes(good) * scale)
+    return Estimate(round(len(good) * scale), disk_bytes, note="; ".join(notes), examples=examples)
+
+
+def observe(corpus: Artifact) -> Estimate:
+    """What a finished corpus is."""
+    rows = corpus.manifest.tables["passages"].rows
+    first = next(iter(corpus.batches("passages", ["title", "text"])), None)
+    examples = first.slice(0, _EXAMPLES).to_pylist() if first is not None else []
+    return Estimate(rows, rows * _BYTES_PER_PASSAGE, examples=tuple(full_text(r["title"], r["text"]) for r in examples))
 
 
 def _head(file: CorpusFile, limit: int) -> _Head:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.llm.complete import complete
+from pipeline.llm.ask import ask
 from pipeline.llm.parsers import CHOICES
 from pipeline.llm.prompts import load
-from pipeline.llm.requests import Request, model_identity, tables
+from pipeline.llm.requests import Request
 from pipeline.preferences.pairs import as_shown, choose_pairs
 from pipeline.recipe import PreferencesSection
 from pipeline.stage import StageContext
@@ -109,16 +109,14 @@ def _ask(
     """Answers in order, None where the request has failed, and what they say."""
     if not asked:
         return []
-    recipe = ctx.recipe
-    prompt = load(TASK, recipe.llm)
+    prompt = load(TASK, ctx.recipe.llm)
     parse = CHOICES[prompt.about.parser]
     conversations = (
         prompt.messages(query=queries[each.query_id], first=passages[each.first_id], second=passages[each.second_id])
         for each in asked
     )
     sampling = prompt.sampling()
-    requests = tables(model_identity(recipe.llm), (Request(TASK, each, sampling) for each in conversations))
-    responses = complete(requests, recipe.llm, ctx.workspace, recipe.ray, ctx.progress, "passages compared")
+    responses = ask(ctx, (Request(TASK, each, sampling) for each in conversations), "passages compared")
     return [
         (None, "error") if row["error"] else (row["text"], parse(row["text"], row["finish_reason"]) or "unparseable")
         for row in responses

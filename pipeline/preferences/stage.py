@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +15,8 @@ from pipeline import records
 from pipeline.bad_rows import check_bad_share
 from pipeline.corpus.duplicates import known_ids, representatives
 from pipeline.errors import RayrieverError
-from pipeline.llm.prompts import answer_fingerprint
+from pipeline.llm.forecast import Expected, forecast, prose
+from pipeline.llm.prompts import answer_fingerprint, load
 from pipeline.preferences.aggregation import consistency, order_of, win_matrix
 from pipeline.preferences.candidates import labelled, shown_passages, top_hits
 from pipeline.preferences.comparisons import TASK, Comparison, compare, preferences_of, questions
@@ -25,8 +27,8 @@ from pipeline.recorded import file_fingerprint
 from pipeline.stage import Estimate, StageContext
 
 TUNED, RECORDED = "tuned", "recorded"  # whose hits are compared
-_TOKENS_PER_WORD = 1.6
-_PROMPT_TOKENS = 120  # instruction and a query of ordinary length
+_ANSWER_TOKENS = 2  # of a letter
+_QUERY_WORDS = 12  # of a query that is not there yet
 _BYTES_PER_PAIR = 60
 
 Preferences = Mapping[str, Sequence[tuple[str, str]]]  # query id -> (better, worse)
@@ -170,12 +172,18 @@ def estimate(recipe: Recipe, upstream: Mapping[str, Estimate]) -> Estimate:
         return Estimate(rows=queries, disk_bytes=queries * 10 * 9 // 2 * _BYTES_PER_PAIR, note="lists of ten passages")
     every = section.top_k * (section.top_k - 1) // 2
     pairs = queries * {"all": every, "k": min(section.top_k, every), "adjacent": section.top_k - 1}[section.pairs]
-    asked = pairs * (2 if section.order == "both" else 1)
-    return Estimate(
-        rows=pairs,
-        disk_bytes=asked * _BYTES_PER_PAIR,
-        llm_requests=asked,
-        llm_tokens_in=asked * round(_PROMPT_TOKENS + 2 * section.max_words * _TOKENS_PER_WORD),
-        llm_tokens_out=asked * 2,
-        note=f"passages of at most {section.max_words} words",
-    )
+    count = pairs * (2 if section.order == "both" else 1)
+    asked = forecast(recipe, [Expected(TASK, count, _examples(recipe, section, upstream), _ANSWER_TOKENS)])
+    return Estimate(pairs, count * _BYTES_PER_PAIR, asked.requests, asked.tokens_in, asked.tokens_out, note=asked.basis)
+
+
+def _examples(
+    recipe: Recipe, section: PreferencesSection, upstream: Mapping[str, Estimate]
+) -> list[list[dict[str, str]]]:
+    """Prompts about passages of the corpus, as long as they are shown; about any two, as the hits are not known yet."""
+    queries = upstream["queries"].examples or (prose(_QUERY_WORDS),)
+    texts = upstream["corpus"].examples or (prose(section.max_words),)
+    shown = [" ".join(text.split()[: section.max_words]) for text in texts]
+    prompt = load(TASK, recipe.llm)
+    pairs = zip(shown, shown[1:] + shown[:1], cycle(queries), strict=False)
+    return [prompt.messages(query=query, first=first, second=second) for first, second, query in pairs]

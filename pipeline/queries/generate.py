@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.lexical.bm25 import Lexical
-from pipeline.llm.complete import complete
+from pipeline.llm.ask import ask
 from pipeline.llm.parsers import TEXTS
 from pipeline.llm.prompts import load
-from pipeline.llm.requests import Request, model_identity, tables
+from pipeline.llm.requests import Request
 from pipeline.queries.given import Query
 from pipeline.recipe import QueryKind, Recipe
 from pipeline.records import full_text
@@ -97,8 +97,7 @@ def _ask(ctx: StageContext, assignments: Sequence[Assignment]) -> list[tuple[Ass
     if not assignments:
         return []
     recipe = ctx.recipe
-    requests = tables(model_identity(recipe.llm), query_requests(recipe, assignments))
-    responses = complete(requests, recipe.llm, ctx.workspace, recipe.ray, ctx.progress, "queries written")
+    responses = ask(ctx, query_requests(recipe, assignments), "queries written")
     parsers = {kind: TEXTS[load(kind, recipe.llm).about.parser] for kind in WRITTEN}
     parsed = []
     for assignment, response in zip(assignments, responses, strict=True):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -14,18 +15,21 @@ from pipeline.corpus.beir import cached_folder
 from pipeline.corpus.duplicates import character_shingles, find_duplicates, known_ids, representatives
 from pipeline.errors import RayrieverError
 from pipeline.lexical.bm25 import build, check_stemmer
+from pipeline.llm.forecast import Expected, forecast, prose
 from pipeline.llm.prompts import answer_fingerprint
-from pipeline.queries.generate import WRITTEN, assign, generate
+from pipeline.queries.generate import WRITTEN, Assignment, assign, generate, query_requests
 from pipeline.queries.given import NO_PASSAGE, Query, query_files, read_given
 from pipeline.queries.splits import drop_leaks, hold_out, linked_groups
 from pipeline.recipe import Recipe
 from pipeline.stage import Estimate, StageContext
-from pipeline.workspace import Workspace
+from pipeline.workspace import Artifact, Workspace
 
 _DEFAULT_GENERATED = 1000
 _FEW_BROKEN = 3  # rows that are always tolerated: of a hundred queries, 1 % would be one
 _COUNTED_BYTES = 1 << 24
-_TOKENS_PER_PROMPT = 250  # instruction, examples and a passage of median length; measured on English passages
+_ANSWER_TOKENS = 20  # of a query that the LLM writes
+_PASSAGE_WORDS, _QUERY_WORDS = 100, 12  # where none can be seen yet
+_EXAMPLES = 32
 
 
 def run(ctx: StageContext) -> None:
@@ -149,22 +153,61 @@ def estimate(recipe: Recipe, upstream: Mapping[str, Estimate]) -> Estimate:
     """Given queries are counted by their bytes; generated ones by the recipe."""
     folder = given_folder(recipe)
     files = query_files(folder) if folder else []
-    count = min(_count(recipe, files), upstream["corpus"].rows * len(recipe.queries.kinds))
-    asked = count * sum(kind != "crop" for kind in recipe.queries.kinds) // len(recipe.queries.kinds)
-    given = sum(_expected_queries(folder, info) for info in files if info.base_name.startswith("queries"))
+    kinds = recipe.queries.kinds
+    count = min(_count(recipe, files), upstream["corpus"].rows * len(kinds))
+    heads = [(_head(folder, info), info.size or 0) for info in files if info.base_name.startswith("queries")]
+    given = sum(_expected_queries(head, size) for head, size in heads)
+    passages = upstream["corpus"].examples or (prose(_PASSAGE_WORDS),)
+    expected = [
+        Expected(
+            kind,
+            count // len(kinds),
+            [r.messages for r in query_requests(recipe, [Assignment(kind, "", "", text) for text in passages])],
+            _ANSWER_TOKENS,
+        )
+        for kind in kinds
+        if kind != "crop" and count
+    ]
+    asked = forecast(recipe, expected)
+    examples = [text for head, _ in heads for text in _texts(head)][:_EXAMPLES] or [prose(_QUERY_WORDS)]
     return Estimate(
-        rows=given + count,
-        disk_bytes=(given + count) * 150,
-        llm_requests=asked,
-        llm_tokens_in=asked * _TOKENS_PER_PROMPT,
-        llm_tokens_out=asked * 20,
+        given + count,
+        (given + count) * 150,
+        asked.requests,
+        asked.tokens_in,
+        asked.tokens_out,
+        note=asked.basis,
+        examples=tuple(examples),
     )
 
 
-def _expected_queries(folder: str | None, info: FileInfo) -> int:
-    """Lines of a small file; of a large one, estimated from its beginning."""
+def observe(queries: Artifact) -> Estimate:
+    """What finished queries mean for those who ask the LLM about them: of train, without crops."""
+    table = queries.table("queries", columns=["text", "split", "kind"])
+    asked = table.filter(pc.and_(pc.equal(table["split"], "train"), pc.not_equal(table["kind"], "crop")))
+    examples = asked["text"].slice(0, _EXAMPLES).to_pylist()
+    return Estimate(asked.num_rows, table.nbytes, examples=tuple(examples))
+
+
+def _head(folder: str | None, info: FileInfo) -> bytes:
     assert folder is not None
     with Workspace(folder).filesystem.open_input_file(info.path) as stream:
         head: bytes = stream.read(_COUNTED_BYTES)
+    return head
+
+
+def _expected_queries(head: bytes, size: int) -> int:
+    """Lines of a small file; of a large one, estimated from its beginning."""
     lines = max(1, head.count(b"\n"))
-    return round(lines * max(1.0, (info.size or 0) / max(1, len(head))))
+    return round(lines * max(1.0, size / max(1, len(head))))
+
+
+def _texts(head: bytes) -> Iterator[str]:
+    """Of the first lines that can be read; those that cannot are the stage's affair."""
+    for line in head.splitlines()[:_EXAMPLES]:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("text"), str):
+            yield row["text"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -13,10 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import RayrieverError
-from pipeline.llm.complete import complete
+from pipeline.llm.ask import ask
+from pipeline.llm.forecast import Expected, forecast, prose
 from pipeline.llm.parsers import TEXTS
 from pipeline.llm.prompts import Prompt, answer_fingerprint, load
-from pipeline.llm.requests import Request, model_identity, tables
+from pipeline.llm.requests import Messages, Request
 from pipeline.recipe import Recipe
 from pipeline.records import SYNTHESIS
 from pipeline.stage import Estimate, StageContext
@@ -28,8 +30,8 @@ from pipeline.workspace import Artifact
 DOCUMENTS = ("decomposition", "positive", "negative")
 _WORDS = (25, 150)  # bounds of the corpus's median, so that one odd corpus does not ask for a word or a book
 _TOKENS_PER_WORD = 1.6
-_VERDICT_TOKENS = 8
-_PROMPT_TOKENS = 90  # instruction and a query of ordinary length
+_VERDICT_TOKENS = 2  # of "yes" or "no"
+_QUERY_WORDS = 12  # of a query that is not there yet
 
 
 def run(ctx: StageContext) -> None:
@@ -118,7 +120,10 @@ def words_of(recipe: Recipe, finished: Mapping[str, Artifact]) -> int:
     """Words to ask for: as long as the corpus's own passages, or length alone would tell synthetic ones apart."""
     if recipe.synthesis.words is not None:
         return recipe.synthesis.words
-    texts = finished["corpus"].table("passages", columns=["text"])["text"]
+    return _median_words(finished["corpus"].table("passages", columns=["text"])["text"])
+
+
+def _median_words(texts: pa.ChunkedArray) -> int:
     lengths = pc.list_value_length(pc.utf8_split_whitespace(texts)).to_pylist()
     low, high = _WORDS
     return min(high, max(low, round(statistics.median(lengths)))) if lengths else low
@@ -149,8 +154,7 @@ def _write_documents(ctx: StageContext, queries: Mapping[str, str], words: int) 
     """Documents by kind and query id."""
     recipe = ctx.recipe
     prompts = _prompts(recipe)
-    requests = tables(model_identity(recipe.llm), document_requests(recipe, queries.values(), words))
-    answers = complete(requests, recipe.llm, ctx.workspace, recipe.ray, ctx.progress, "documents written")
+    answers = ask(ctx, document_requests(recipe, queries.values(), words), "documents written")
     written: dict[str, dict[str, str]] = {kind: {} for kind in DOCUMENTS}
     for (query_id, kind), answer in zip(product(queries, DOCUMENTS), answers, strict=True):
         parse = TEXTS[prompts[kind].about.parser]
@@ -192,17 +196,25 @@ def estimate(recipe: Recipe, upstream: Mapping[str, Estimate]) -> Estimate:
     rows = min(
         upstream["queries"].rows, upstream["queries"].rows if section.max_queries is None else section.max_queries
     )
-    words = section.words or _WORDS[1]
+    seen = upstream["corpus"].examples
+    words = section.words or (_median_words(pa.chunked_array([seen], pa.string())) if seen else _WORDS[1])
     disk_bytes = rows * words * len(DOCUMENTS) * 6
     if section.path is not None:
         return Estimate(rows, disk_bytes, note="recorded answers, at most one per query")
-    document = round(words * _TOKENS_PER_WORD)
-    verdicts = rows * (section.verify + section.check_negatives)
-    return Estimate(
-        rows=rows,
-        disk_bytes=disk_bytes,
-        llm_requests=rows * len(DOCUMENTS) + verdicts,
-        llm_tokens_in=rows * len(DOCUMENTS) * _PROMPT_TOKENS + verdicts * (_PROMPT_TOKENS + document),
-        llm_tokens_out=rows * len(DOCUMENTS) * document + verdicts * 2,
-        note="" if section.words else f"passages of at most {_WORDS[1]} words",
-    )
+    expected = list(_expected(recipe, rows, upstream["queries"].examples, words)) if rows else []
+    asked = forecast(recipe, expected)
+    note = f"{asked.basis}; documents of {words} words" if rows else ""
+    return Estimate(rows, disk_bytes, asked.requests, asked.tokens_in, asked.tokens_out, note=note)
+
+
+def _expected(recipe: Recipe, rows: int, queries: Sequence[str], words: int) -> Iterator[Expected]:
+    document, section = words * _TOKENS_PER_WORD, recipe.synthesis
+    queries = queries or [prose(_QUERY_WORDS)]
+    examples = defaultdict[str, list[Messages]](list)
+    for request in document_requests(recipe, queries, words):
+        examples[request.purpose].append(request.messages)
+    for kind in DOCUMENTS:
+        yield Expected(kind, rows, examples[kind], document)
+    verdict = load("verdict", recipe.llm)
+    judged = [verdict.messages(query=query, passage=prose(words)) for query in queries]
+    yield Expected("verdict", rows * (section.verify + section.check_negatives), judged, _VERDICT_TOKENS)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.llm.complete import complete
+from pipeline.llm.ask import ask
 from pipeline.llm.parsers import VERDICTS
 from pipeline.llm.prompts import Prompt, load
-from pipeline.llm.requests import Messages, Request, model_identity, tables
+from pipeline.llm.requests import Messages, Request
 from pipeline.stage import StageContext
 
 Verdict = Literal["yes", "no", "unparseable", "error", "absent", "unverified"]
@@ -122,10 +122,9 @@ def _ask(
     """Answers by query id."""
     if not query_ids:
         return {}
-    recipe, parse, sampling = ctx.recipe, VERDICTS[prompt.about.parser], prompt.sampling()
-    asked = (Request("verdict", conversation(query_id), sampling) for query_id in query_ids)
-    requests = tables(model_identity(recipe.llm), asked)
-    responses = complete(requests, recipe.llm, ctx.workspace, recipe.ray, ctx.progress, description)
+    parse, sampling = VERDICTS[prompt.about.parser], prompt.sampling()
+    requests = (Request("verdict", conversation(query_id), sampling) for query_id in query_ids)
+    responses = ask(ctx, requests, description)
     words: dict[bool | None, Verdict] = {True: "yes", False: "no", None: "unparseable"}
     return {
         query_id: _Answer(row["text"], "error" if row["error"] else words[parse(row["text"], row["finish_reason"])])

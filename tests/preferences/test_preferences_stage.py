@@ -161,7 +161,7 @@ def test_grade_gap_without_recorded_grades_is_refused(make):
 
 
 def test_plan_knows_the_calls_and_what_the_result_depends_on(make, tmp_path: Path):
-    upstream = {"queries": Estimate(rows=100, disk_bytes=0)}
+    upstream = {"corpus": Estimate(rows=100, disk_bytes=0), "queries": Estimate(rows=100, disk_bytes=0)}
     calls = {
         pairs: stage.estimate(make(pairs=pairs, order="both").recipe, upstream).llm_requests
         for pairs in ("all", "k", "adjacent")

@@ -128,7 +128,7 @@ def test_missing_file_and_impossible_check_are_refused_before_anything_runs(synt
 
 
 def test_recorded_answers_cost_no_request_and_checked_negatives_one_each(synthesis: "Synthesis"):
-    upstream = {"queries": Estimate(rows=100, disk_bytes=0)}
+    upstream = {"corpus": Estimate(rows=100, disk_bytes=0), "queries": Estimate(rows=100, disk_bytes=0)}
     recorded = stage.estimate(synthesis.recipe(path=synthesis.file([]), max_queries=30), upstream)
     assert (recorded.rows, recorded.llm_requests, recorded.llm_tokens_in, recorded.llm_tokens_out) == (30, 0, 0, 0)
     plain, checked = (stage.estimate(synthesis.recipe(check_negatives=on), upstream) for on in (False, True))

@@ -35,11 +35,30 @@ def open_model(place: ModelLocation) -> tuple[Any, Any]:
     return model, tokenizer
 
 
+def open_tokenizer(place: ModelLocation, local_only: bool) -> Any:
+    """The tokenizer alone, at once. Raises what transformers raises.
+
+    Args:
+        local_only: take what is on this machine, and download nothing.
+    """
+    import transformers
+
+    kept = place.gguf_file and _kept_folder(place)
+    if kept and not kept.is_dir():
+        return transformers.AutoTokenizer.from_pretrained(place.path_or_name, gguf_file=place.gguf_file)
+    name = str(kept or place.path_or_name)
+    return transformers.AutoTokenizer.from_pretrained(name, local_files_only=local_only or _is_local(name))
+
+
+def _is_local(path_or_name: str) -> bool:
+    return Path(path_or_name).is_absolute() or os.environ.get("HF_HUB_OFFLINE") == "1"
+
+
 def _open_folder(path_or_name: str) -> tuple[Any, Any]:
     import torch
     import transformers
 
-    is_local = Path(path_or_name).is_absolute() or os.environ.get("HF_HUB_OFFLINE") == "1"
+    is_local = _is_local(path_or_name)
     tokenizer = transformers.AutoTokenizer.from_pretrained(path_or_name, local_files_only=is_local)
     model: Any = transformers.AutoModelForCausalLM
     return model.from_pretrained(path_or_name, dtype=torch.bfloat16, local_files_only=is_local), tokenizer

@@ -40,6 +40,15 @@ def locate(model: str) -> ModelLocation:
     return ModelLocation(model, None, model)
 
 
+def locate_adapter(folder: str) -> ModelLocation:
+    """Find a LoRA adapter. Raises RayrieverError when the folder is absent or holds none."""
+    path = Path(folder).expanduser().absolute()
+    if not (path / "adapter_config.json").is_file():
+        raise RayrieverError(f"llm.lora {folder}: {path} holds no adapter_config.json. Give the folder of the adapter.")
+    files = sorted(f for f in path.rglob("*") if f.is_file() and not _hidden(f.relative_to(path)))
+    return ModelLocation(str(path), None, _folder_fingerprint(files, path))
+
+
 def _in_distribution(model: str, name: str) -> ModelLocation:
     try:
         distribution = metadata.distribution(name)

@@ -104,7 +104,9 @@ def counter(section: LlmSection) -> tuple[Callable[[Messages], int], str]:
         return _guessed, f"{guess}: the tokenizer of {section.model} is not on this machine"
 
     def counted(messages: Messages) -> int:
-        text = tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(
+            [dict(m) for m in messages], tokenize=False, add_generation_prompt=True, **section.chat_template
+        )
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     return counted, "tokens counted in sample prompts"

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -35,7 +35,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import RayrieverError
-from pipeline.llm.parsers import GROUPS
+from pipeline.llm.parsers import CHOICES, GROUPS, VERDICTS
 from pipeline.llm.requests import Sampling, model_identity
 from pipeline.recipe import LlmSection
 from pipeline.workspace import digest
@@ -61,6 +61,7 @@ class FrontMatter(BaseModel):
     parser: str  # name of the parser of its answers
     temperature: float | None = Field(None, ge=0, le=2)  # None where the recipe says
     max_tokens: int | None = Field(None, ge=1)  # of an answer; None where it follows from the words asked for
+    choices: tuple[str, ...] = ()  # the only answers there are, for engines that can be held to them
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Prompt:
     source: str  # the whole file
     template: Template
     values: frozenset[str]  # that the template fills in
+    forces_choices: bool = False  # whether the engine is held to the choices
 
     def messages(self, **values: object) -> list[dict[str, str]]:
         """The conversation with `values` filled in. Raises jinja2.UndefinedError for a value that is not given."""
@@ -89,7 +91,7 @@ class Prompt:
         if drawn is None or limit is None:
             absent = "temperature" if drawn is None else "max_tokens"
             raise RayrieverError(f"{self.place}: {absent} is missing in the front matter.")
-        return Sampling(drawn, limit)
+        return Sampling(drawn, limit, choices=self.about.choices if self.forces_choices else ())
 
 
 def tasks() -> list[str]:
@@ -110,7 +112,7 @@ def load(task: str, section: LlmSection) -> Prompt:
     ours = TEMPLATES / f"{task}.jinja"
     builtin = _read(str(ours), ours.read_text(encoding="utf-8"))
     if task not in section.prompts:
-        return builtin
+        return replace(builtin, forces_choices=section.forces_choices)
     own = section.prompts[task]
     try:
         source = Path(own).expanduser().read_text(encoding="utf-8")
@@ -118,7 +120,7 @@ def load(task: str, section: LlmSection) -> Prompt:
         raise RayrieverError(f"llm.prompts: {task}: {own} cannot be read: {error}") from error
     prompt = _read(own, source)
     _check_fits(prompt, builtin)
-    return prompt
+    return replace(prompt, forces_choices=section.forces_choices)
 
 
 def answer_fingerprint(section: LlmSection, tasks: Sequence[str]) -> dict[str, Any]:
@@ -166,6 +168,10 @@ def _check_fits(own: Prompt, builtin: Prompt) -> None:
         raise RayrieverError(
             f"{own.place}: no parser {own.about.parser} for task {own.about.task}; there are {', '.join(parsers)}."
         )
+    read = {**VERDICTS, **CHOICES}.get(own.about.parser)
+    for choice in own.about.choices:
+        if read is None or read(choice, "stop") is None:
+            raise RayrieverError(f"{own.place}: choices: parser {own.about.parser} cannot read {choice!r}.")
     if unknown := sorted(own.values - builtin.values):
         known = ", ".join(sorted(builtin.values)) or "none"
         raise RayrieverError(f"{own.place}: no value {', '.join(unknown)} in task {own.about.task}; there are {known}.")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.models import locate
+from pipeline.models import locate, locate_adapter
 from pipeline.recipe import LlmSection
 from pipeline.records import LLM_REQUEST
 
@@ -27,36 +27,47 @@ class Sampling:
     temperature: float  # 0 takes the likeliest token
     max_tokens: int  # longest answer
     seed: int | None = None  # tells several answers to one prompt apart
+    choices: tuple[str, ...] = ()  # the answer is one of these, if there are any
 
     def to_json(self) -> str:
-        # 0 and 0.0 are one temperature and must be one address
-        return _canonical(asdict(self) | {"temperature": float(self.temperature)})
+        choices = {"choices": list(self.choices)} if self.choices else {}
+        return _canonical(self._drawn() | choices)
 
     @classmethod
     def from_json(cls, text: str) -> Sampling:
-        return cls(**json.loads(text))
+        values = json.loads(text)
+        return cls(**values | {"choices": tuple(values.get("choices", ()))})
+
+    def address(self) -> dict[str, Any]:
+        """What of it determines an answer, as a part of request ids."""
+        return {"sampling": self._drawn(), "schema": {"choices": list(self.choices)} if self.choices else None}
+
+    def _drawn(self) -> dict[str, Any]:
+        values = asdict(self)
+        del values["choices"]
+        # 0 and 0.0 are one temperature and must be one address
+        return values | {"temperature": float(self.temperature)}
 
 
 def model_identity(section: LlmSection) -> str:
     """What stands for the model in request ids: a hub name is the same whoever serves it.
 
-    Raises RayrieverError when a local model cannot be found.
+    Raises RayrieverError when a local model or adapter cannot be found.
     """
-    return section.model if section.engine in ("openai", "batch") else locate(section.model).fingerprint
+    parts = [section.model if section.engine in ("openai", "batch") else locate(section.model).fingerprint]
+    if section.lora is not None:
+        parts.append(f"lora:{locate_adapter(section.lora).fingerprint}")
+    if section.chat_template:
+        parts.append(f"template:{_canonical(section.chat_template)}")
+    return " ".join(parts)
 
 
 def request_id(model: str, messages: Messages, sampling: Sampling) -> str:
     """Sha256, in hex, of what determines an answer; equal on every machine and Python version.
 
-    `model` is a `model_identity`. The schema of structured answers has its place in the address already, so that
-    introducing it will not change the addresses of answers that people have paid for.
+    `model` is a `model_identity`.
     """
-    asked = {
-        "model": model,
-        "messages": [dict(message) for message in messages],
-        "sampling": json.loads(sampling.to_json()),
-        "schema": None,
-    }
+    asked = {"model": model, "messages": [dict(message) for message in messages], **sampling.address()}
     return hashlib.sha256(_canonical(asked).encode()).hexdigest()
 
 

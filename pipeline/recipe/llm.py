@@ -84,6 +84,17 @@ class LlmSection(Section):
     batch: BatchSection = execution(BatchSection(), "Of engine batch.")
     budget: BudgetSection = execution(BudgetSection(), "What may be spent.")
     price: PriceSection | None = execution(None, "What the model costs; default: unknown.")
+    lora: str | None = Field(None, description="vllm: folder of a LoRA adapter for the model.")
+    chat_template: dict[str, Any] = Field(
+        {},
+        description="Arguments of the model's chat template, such as {enable_thinking: false}. openai and batch send "
+        "them as chat_template_kwargs, which vLLM's server takes.",
+    )
+    structured: bool | None = Field(
+        None,
+        description="Hold the engine to the words allowed where it judges or chooses; default: with engine vllm. openai "
+        "and batch send structured_outputs, which vLLM's server takes.",
+    )
     max_context_tokens: int = Field(2048, ge=128, description="Prompt plus answer, in tokens.")
     max_failed_share: float = execution(
         0.05,
@@ -97,6 +108,17 @@ class LlmSection(Section):
         "every stage that uses them.",
     )
     engine_kwargs: dict[str, Any] = execution({}, "vllm: passed to the engine as they are.")
+
+    @property
+    def forces_choices(self) -> bool:
+        """Whether the engine is to answer with one of the words allowed where there are such."""
+        return self.engine == "vllm" if self.structured is None else self.structured
+
+    @model_validator(mode="after")
+    def _lora_needs_vllm(self) -> LlmSection:
+        if self.lora is not None and self.engine != "vllm":
+            raise ValueError("lora works with engine vllm alone; name a served adapter by llm.model")
+        return self
 
     @model_validator(mode="after")
     def _cost_needs_a_price(self) -> LlmSection:

@@ -4,7 +4,8 @@ import httpx2
 import openai
 import pytest
 
-from pipeline.llm.engines.endpoint import Place, _after_s, places
+from pipeline.llm.engines.endpoint import Place, _after_s, chat_parameters, places
+from pipeline.llm.requests import Sampling, build
 from pipeline.recipe import LlmSection
 
 
@@ -25,6 +26,22 @@ def test_wait_is_what_the_server_asks_for(headers: dict[str, str], seconds: floa
     response = httpx2.Response(429, headers=headers, request=httpx2.Request("POST", "http://x"))
     found = _after_s(openai.RateLimitError("no", response=response, body=None))
     assert found == (None if seconds is None else pytest.approx(seconds))
+
+
+def test_choices_and_template_arguments_are_sent_as_a_vllm_server_takes_them():
+    held = LlmSection(base_url="http://a/v1", model="m", chat_template={"enable_thinking": False})
+    asked = build("m", "verdict", [[{"role": "user", "content": "x"}]], Sampling(0, 8, choices=("yes", "no")))
+    body = chat_parameters(asked.to_pylist()[0], held, places(held)[0])
+    assert body["structured_outputs"] == {"choice": ["yes", "no"]}
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+    plain = build("m", "verdict", [[{"role": "user", "content": "x"}]], Sampling(0, 8)).to_pylist()[0]
+    section = LlmSection(base_url="http://a/v1", model="m")
+    assert set(chat_parameters(plain, section, places(section)[0])) == {
+        "model",
+        "messages",
+        "temperature",
+        "max_tokens",
+    }
 
 
 def test_listed_endpoints_take_the_place_of_the_single_one():

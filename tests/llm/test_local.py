@@ -81,6 +81,15 @@ def test_tokens_are_counted_and_end_of_text_decides_the_finish_reason(model: Loc
         assert "<pad>" not in answer.text and "<|im_end|>" not in answer.text
 
 
+def test_model_that_is_held_to_its_choices_says_nothing_else(model: LocalModel):
+    """These weights are random: left alone they would say neither."""
+    prompts = [prompt for row in requests(12).to_pylist() if isinstance(prompt := model.prompt(row), Prompt)]
+    answers = model.generate(prompts, Sampling(1.0, 8, choices=("yes", "no", "nobody")))
+    assert {answer.text for answer in answers} == {"yes", "no", "nobody"}
+    assert {answer.finish_reason for answer in answers} == {"stop"}
+    assert {(answer.text, answer.tokens_out) for answer in answers} == {("yes", 4), ("no", 3), ("nobody", 7)}
+
+
 def test_padding_does_not_change_a_greedy_answer(model: LocalModel):
     """Padding on the right, or a forgotten attention mask, lets short prompts continue from padding."""
     model.model.float()

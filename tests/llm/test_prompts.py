@@ -7,6 +7,7 @@ from jinja2 import UndefinedError
 from transformers import AutoTokenizer
 
 from pipeline.errors import RayrieverError
+from pipeline.llm.parsers import CHOICES, VERDICTS
 from pipeline.llm.prompts import Prompt, answer_fingerprint, load, tasks
 from pipeline.models import locate
 from pipeline.recipe import LlmSection
@@ -78,6 +79,7 @@ def test_forgotten_value_is_an_error_and_not_an_empty_string(tmp_path: Path):
         ("block user", "block usr", "block 'user' is missing"),
         ("block system", "block sytem", "no such role: sytem"),
         ("{{ query }}:", "{{ query:", "own.jinja: "),
+        ("max_tokens: 5", "max_tokens: 5\nchoices: [sure]", "choices: parser yes_no cannot read 'sure'"),
     ],
 )
 def test_faulty_file_is_refused_before_anything_is_asked(tmp_path: Path, old: str, new: str, message: str):
@@ -85,6 +87,26 @@ def test_faulty_file_is_refused_before_anything_is_asked(tmp_path: Path, old: st
     with pytest.raises(RayrieverError) as caught:
         own(tmp_path, VERDICT.replace(old, new, 1))
     assert str(tmp_path / "own.jinja") in str(caught.value) and message in str(caught.value)
+
+
+def test_choices_are_forced_where_the_engine_can_and_all_can_be_read():
+    """A forced answer that its own parser refuses would make every row unusable."""
+    held = {task: load(task, LlmSection(engine="vllm", model="org/name")).about for task in tasks()}
+    assert {task for task, about in held.items() if about.choices} == {"verdict", "verdict_again", "preference"}
+    for about in held.values():
+        for choice in about.choices:
+            assert {**VERDICTS, **CHOICES}[about.parser](choice, "stop") is not None
+    forced = {
+        (engine, structured): load("verdict", LlmSection(engine=engine, structured=structured)).sampling().choices
+        for engine in ("vllm", "openai", "transformers")
+        for structured in (None, True, False)
+    }
+    assert {key for key, choices in forced.items() if choices == ("yes", "no")} == {
+        ("vllm", None),
+        ("vllm", True),
+        ("openai", True),
+        ("transformers", True),
+    }
 
 
 def test_missing_file_and_unknown_task_are_named(tmp_path: Path):

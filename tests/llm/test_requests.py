@@ -1,6 +1,7 @@
 """Content addresses: an answer that was paid for must be found again, and no other in its place."""
 
-from pipeline.llm.requests import Sampling, build, request_id
+from pipeline.llm.requests import Sampling, build, model_identity, request_id
+from pipeline.recipe import LlmSection
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Größe des Meeres?"}]
 
@@ -24,6 +25,8 @@ def test_address_changes_with_everything_that_changes_an_answer():
         request_id("m", MESSAGES, Sampling(0.8, 64)),
         request_id("m", MESSAGES, Sampling(0.7, 65)),
         request_id("m", MESSAGES, Sampling(0.7, 64, seed=1)),
+        request_id("m", MESSAGES, Sampling(0.7, 64, choices=("a", "b"))),
+        request_id("m", MESSAGES, Sampling(0.7, 64, choices=("b", "a"))),
     ]
     assert len(set(asked)) == len(asked)
 
@@ -35,4 +38,13 @@ def test_purpose_is_no_part_of_the_address():
 
 
 def test_sampling_survives_its_json():
-    assert Sampling.from_json(Sampling(0.7, 64, 3).to_json()) == Sampling(0.7, 64, 3)
+    for sampling in (Sampling(0.7, 64, 3), Sampling(0, 8, choices=("yes", "no"))):
+        assert Sampling.from_json(sampling.to_json()) == sampling
+
+
+def test_template_arguments_are_another_model():
+    """A model that is told not to think answers differently."""
+    section = LlmSection(engine="openai", model="m")
+    assert model_identity(section) == "m"
+    silent = section.model_copy(update={"chat_template": {"enable_thinking": False}})
+    assert model_identity(silent) == 'm template:{"enable_thinking":false}'

@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from pipeline.errors import RayrieverError
 from pipeline.llm.complete import complete
@@ -45,8 +46,26 @@ def test_failed_row_keeps_its_address_and_reason():
 
 def test_each_request_has_a_seed_of_its_own():
     """Without one, a rerun would draw other answers; with a common one, equal prompts would get equal answers."""
-    drawn = vllm_actors._conversation(row())["sampling_params"]
-    assert drawn == {"temperature": 0.5, "max_tokens": 8, "seed": int(str(row()["address"])[:8], 16)}
+    read = vllm_actors._conversation(row(), lora=None)
+    seed = int(str(row()["address"])[:8], 16)
+    assert read["sampling_params"] == {"temperature": 0.5, "max_tokens": 8, "seed": seed, "structured_outputs": None}
+    assert "model" not in read, "Ray takes it for an adapter"
+
+
+def test_adapter_is_named_in_every_row_and_is_another_model(tmp_path: Path):
+    """Answers of the bare model must not pass for the adapter's."""
+    (tmp_path / "adapter_config.json").write_text("{}")
+    plain = LlmSection(engine="vllm", model="org/name")
+    adapted = LlmSection(engine="vllm", model="org/name", lora=str(tmp_path))
+    assert vllm_actors._conversation(row(), lora=str(tmp_path))["model"] == str(tmp_path)
+    assert model_identity(plain) == "org/name" != model_identity(adapted)
+    before = model_identity(adapted)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"weights")
+    assert model_identity(adapted) != before
+    with pytest.raises(RayrieverError, match=r"llm.lora /gone: .* holds no adapter_config.json"):
+        model_identity(LlmSection(engine="vllm", model="org/name", lora="/gone"))
+    with pytest.raises(ValidationError, match="lora works with engine vllm alone"):
+        LlmSection(engine="openai", model="m", lora=str(tmp_path))
 
 
 @pytest.fixture(scope="module")

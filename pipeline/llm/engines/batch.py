@@ -169,7 +169,7 @@ def _files(rows: list[dict[str, Any]], section: LlmSection) -> Iterator[tuple[st
     lines: dict[str, str] = {}
     purpose, size = "", 0
     for row in rows:
-        body = chat_parameters(row, section.model, place)
+        body = chat_parameters(row, section, place)
         line = json.dumps({"custom_id": row["request_id"], "method": "POST", "url": CHAT_ROUTE, "body": body}) + "\n"
         if lines and (row["purpose"] != purpose or len(lines) == _MOST_REQUESTS or size + len(line) > _MOST_BYTES):
             yield purpose, lines

@@ -120,7 +120,7 @@ class Endpoint:
         try:
             # The client's own limit starts anew with every byte: a server that drips would hold the place for ever.
             async with asyncio.timeout(self._section.timeout_s):
-                body = chat_parameters(request, self._section.model, self._place)
+                body = chat_parameters(request, self._section, self._place)
                 # The typed method builds objects that nobody reads, in more time than all the rest takes.
                 completion = await self._client.post(CHAT_PATH, cast_to=str, body=body)
             return "answered", Attempt(read_completion(request_id, json.loads(completion)))
@@ -173,19 +173,24 @@ def _seconds(duration: str) -> float:
     return sum(float(number) * units[unit] for number, unit in re.findall(r"([\d.]+)(ms|[smh])", duration))
 
 
-def chat_parameters(request: dict[str, Any], model: str, place: Place) -> dict[str, Any]:
+def chat_parameters(request: dict[str, Any], section: LlmSection, place: Place) -> dict[str, Any]:
     """An LLM_REQUEST row as the body of a request for a chat completion."""
     sampling = Sampling.from_json(request["sampling"])
     # OpenAI's newer models refuse `max_tokens`, other servers know nothing else
     limit = "max_tokens" if place.base_url else "max_completion_tokens"
-    seed = {} if sampling.seed is None else {"seed": sampling.seed}
-    return {
-        "model": model,
+    body = {
+        "model": section.model,
         "messages": json.loads(request["messages"]),
         "temperature": sampling.temperature,
         limit: sampling.max_tokens,
-        **seed,
     }
+    if sampling.seed is not None:
+        body["seed"] = sampling.seed
+    if sampling.choices:
+        body["structured_outputs"] = {"choice": list(sampling.choices)}
+    if section.chat_template:
+        body["chat_template_kwargs"] = section.chat_template
+    return body
 
 
 def read_completion(request_id: str, completion: Any) -> Answer:

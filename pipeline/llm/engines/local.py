@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -118,8 +119,10 @@ class Prompt:
 class LocalModel:
     """A causal language model and its tokenizer. Knows nothing of Ray or of files."""
 
-    def __init__(self, model: Any, tokenizer: Any, max_context_tokens: int) -> None:
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(
+        self, model: Any, tokenizer: Any, max_context_tokens: int, template: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        self.model, self.tokenizer, self.template = model, tokenizer, dict(template)
         own_limit = getattr(model.config, "max_position_embeddings", None) or max_context_tokens
         self.max_context_tokens = min(max_context_tokens, own_limit)
         ends = model.generation_config.eos_token_id
@@ -143,7 +146,7 @@ class LocalModel:
         return failure(row["request_id"], reason, 0)
 
     def _tokenize(self, messages: Messages) -> list[int]:
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **self.template)
         # the template has written the special tokens already
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
@@ -163,11 +166,28 @@ class LocalModel:
             **drawn,
         )
         input_ids, attention_mask = self._padded(prompts)
+        allowed = self._only(sampling.choices, input_ids.shape[1]) if sampling.choices else None
         torch.manual_seed(_seed(prompts))
         with torch.inference_mode():
-            output = self.model.generate(input_ids=input_ids, attention_mask=attention_mask, generation_config=config)
+            output = self.model.generate(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                generation_config=config,
+                prefix_allowed_tokens_fn=allowed,
+            )
         written = output[:, input_ids.shape[1] :].tolist()
         return [self._answer(prompt, ids) for prompt, ids in zip(prompts, written, strict=True)]
+
+    def _only(self, choices: Sequence[str], start: int) -> Callable[[int, torch.Tensor], list[int]]:
+        """Which tokens may follow so that the answer, from column `start` on, is one of `choices`."""
+        end = min(self.end_ids)
+        spelled = [[*self.tokenizer(choice, add_special_tokens=False)["input_ids"], end] for choice in choices]
+
+        def allowed(_: int, ids: torch.Tensor) -> list[int]:
+            written = ids[start:].tolist()
+            return [each[len(written)] for each in spelled if each[: len(written)] == written != each] or [end]
+
+        return allowed
 
     def _padded(self, prompts: Sequence[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
         """`[B, L]` token ids and attention mask, padded on the left so that every answer starts in one column."""
@@ -214,4 +234,4 @@ def load(section: LlmSection) -> LocalModel:
     if not tokenizer.chat_template:
         raise ValueError("it has no chat template; choose an instruction-tuned model")
     device = "cuda" if section.gpus_per_actor > 0 else "cpu"
-    return LocalModel(model.to(device).eval(), tokenizer, section.max_context_tokens)
+    return LocalModel(model.to(device).eval(), tokenizer, section.max_context_tokens, section.chat_template)

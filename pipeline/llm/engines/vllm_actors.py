@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ from pipeline.errors import RayrieverError
 from pipeline.llm.engines.job import Job, Recorder
 from pipeline.llm.requests import Sampling
 from pipeline.llm.responses import Answer, failure, to_table
-from pipeline.models import locate
+from pipeline.models import locate, locate_adapter
 from pipeline.recipe import LlmSection
 from pipeline.records import LLM_REQUEST
 
@@ -55,7 +56,7 @@ def answer(asked: Dataset, job: Job) -> Dataset:
 
     processor = build_processor(
         _configuration(job.section),
-        preprocess=_conversation,
+        preprocess=partial(_conversation, lora=job.section.lora and locate_adapter(job.section.lora).path_or_name),
         postprocess=_completion,
         preprocess_map_kwargs={"num_cpus": _STEP_CPUS},
         postprocess_map_kwargs={"num_cpus": _STEP_CPUS},
@@ -72,6 +73,8 @@ def _configuration(section: LlmSection) -> Any:
         "dtype": "bfloat16",
         **section.engine_kwargs,
     }
+    if section.lora is not None:
+        kwargs = {"enable_lora": True, **kwargs}
     workers = int(kwargs.get("tensor_parallel_size", 1)) * int(kwargs.get("pipeline_parallel_size", 1))
     # Without a placement group Ray asks for one GPU per worker, which a machine without GPUs never grants.
     bundle = {"CPU": section.cpus_per_actor / workers, "GPU": section.gpus_per_actor / workers}
@@ -83,7 +86,9 @@ def _configuration(section: LlmSection) -> Any:
         placement_group_config={"bundles": [dict(bundle) for _ in range(workers)]},
         should_continue_on_error=True,
         log_engine_metrics=False,
-        chat_template_stage=ChatTemplateStageConfig(num_cpus=_STEP_CPUS),
+        chat_template_stage=ChatTemplateStageConfig(
+            num_cpus=_STEP_CPUS, chat_template_kwargs=section.chat_template or None
+        ),
         # vLLM does both itself; as stages they are two more actors
         tokenize_stage=False,
         detokenize_stage=False,
@@ -99,15 +104,17 @@ def _send(requests: pa.Table, job: Job) -> pa.Table:
     return requests.rename_columns(list(_CARRIED))
 
 
-def _conversation(row: dict[str, Any]) -> dict[str, Any]:
+def _conversation(row: dict[str, Any], lora: str | None) -> dict[str, Any]:
     """What the engine reads. Every row has the same keys: Arrow would fill absent ones with nulls."""
     sampling = Sampling.from_json(row["asked_sampling"])
     return {
+        **({"model": lora} if lora else {}),
         "messages": json.loads(row["asked_messages"]),
         "sampling_params": {
             "temperature": sampling.temperature,
             "max_tokens": sampling.max_tokens,
             "seed": sampling.seed if sampling.seed is not None else int(row[_ADDRESS][:8], 16),
+            "structured_outputs": {"choice": list(sampling.choices)} if sampling.choices else None,
         },
     }
 

@@ -183,4 +183,9 @@ def test_plan_and_status_say_what_it_costs(folder: Path):
     shown = runner.invoke(app, ["status", path], env={"COLUMNS": "120"})
     (line,) = [line for line in shown.stdout.splitlines() if line.split()[:2] == ["question", "m"]]
     assert line.split()[2:] == ["2", "1", "3,000,000", "1,000,000", "100,000", "6.00"]
+    everything, questions = folder / "all.jsonl", folder / "questions.jsonl.gz"
+    assert "1 answers written" in runner.invoke(app, ["answers", path, "--out", str(everything)]).stdout
+    assert json.loads(everything.read_text())["text"] == "text"
+    only = runner.invoke(app, ["answers", path, "--for", "verdict", "--out", str(questions), "--json"])
+    assert json.loads(only.stdout) == {"rows": 0} and questions.exists()
     assert "budget.max_cost needs price" in failed("plan", recipe(folder, llm={"budget": {"max_cost": 5}}))

@@ -92,6 +92,35 @@ def export(
             out.print(f"{written.queries_without_positive:,} queries without positive left out.", soft_wrap=True)
 
 
+@app.command()
+def answers(
+    recipe: RecipePath,
+    path: Annotated[str, typer.Option("--out", metavar="FILE", help="JSON lines to write; .gz compresses them.")],
+    purpose: Annotated[
+        str | None, typer.Option("--for", metavar="PURPOSE", help="Only these: question, positive, verdict, ...")
+    ] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write every stored answer of the LLM, with what it was for, by which model, and its tokens."""
+    with readable_errors():
+        from pipeline.export import new_file, write_row
+        from pipeline.llm.store import ResponseStore
+        from pipeline.recipe import load_recipe
+        from pipeline.workspace import Workspace
+
+        written = 0
+        with new_file(path) as stream:
+            for row in ResponseStore(Workspace(load_recipe(recipe, overrides).workspace)).rows():
+                if purpose in (None, row["purpose"]):
+                    write_row(stream, row)
+                    written += 1
+        if as_json:
+            print_json({"rows": written})
+        else:
+            out.print(f"{written:,} answers written to {escape(path)}.", highlight=False, soft_wrap=True)
+
+
 def _shown(hit: Any) -> str:
     text = " ".join(hit.text.split())
     return f"[bold]{escape(hit.title or hit.passage_id)}[/] {hit.score:.3f}\n{escape(text[:110])}"

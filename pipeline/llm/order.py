@@ -87,14 +87,14 @@ class Order:
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         return np.repeat(np.arange(len(ids)), counts), self._places[np.repeat(begins, counts) + within]
 
-    def arrange(self, responses: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """One LLM_RESPONSE row per place, in order; `responses` has at least one for each id, and any others.
+    def arrange(self, responses: Iterable[pa.Table], schema: pa.Schema = LLM_RESPONSE) -> Iterator[pa.Table]:
+        """One row per place, in order; `responses` has at least one for each id, and any others.
 
         Of two answers to a request one is taken that does not depend on where they came from: a run that died between
         asking and storing has asked again.
         """
         size = max(_ROWS_AT_A_TIME, -(-self.count // _MOST_FILES))
-        schema = LLM_RESPONSE.append(pa.field("place", pa.int64()))
+        schema = schema.append(pa.field("place", pa.int64()))
         with tempfile.TemporaryDirectory(prefix="rayriever-") as folder, explained_write_errors(folder):
             paths = [str(Path(folder) / f"{number}.arrow") for number in range(-(-self.count // size))]
             with ExitStack() as files:

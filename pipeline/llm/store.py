@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.llm.order import Order, ids_of
 from pipeline.llm.parts import PartFolder, PartWriter
 from pipeline.llm.responses import answered
 from pipeline.records import LLM_RESPONSE
@@ -54,6 +57,13 @@ class ResponseStore:
         wanted = request_ids.combine_chunks().unique()
         found = self._parts.read(LLM_RESPONSE.names, lambda rows: rows.filter(pc.is_in(rows["request_id"], wanted)))
         return _one_per_request(found, ["text"])
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """STORED_RESPONSE, one row per request that has an answer, in the order of their ids."""
+        ids = [np.empty(0, np.bytes_), *(np.unique(ids_of(rows)) for rows in self.scan(["request_id"]))]
+        every = self.scan(STORED_RESPONSE.names)
+        for rows in Order(np.unique(np.concatenate(ids))).arrange(every, STORED_RESPONSE):
+            yield from rows.to_pylist()
 
     def compact(self) -> None:
         self._parts.compact()

@@ -92,8 +92,8 @@ class LlmSection(Section):
     )
     structured: bool | None = Field(
         None,
-        description="Hold the engine to the words allowed where it judges or chooses; default: with engine vllm. openai "
-        "and batch send structured_outputs, which vLLM's server takes.",
+        description="Hold the engine to the words allowed where it judges or chooses; default: with engine vllm. "
+        "openai and batch send structured_outputs, which vLLM's server takes.",
     )
     max_context_tokens: int = Field(2048, ge=128, description="Prompt plus answer, in tokens.")
     max_failed_share: float = execution(

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, TextIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import fs
 
 from pipeline.errors import RayrieverError
+from pipeline.export import new_file, write_row
 from pipeline.queries.given import Reject
 from pipeline.recorded import numbered_rows
 from pipeline.training.examples import Example, from_table
@@ -136,7 +134,7 @@ def write_flagembedding(examples: Iterable[Example], path: str) -> Written:
     positive is left out.
     """
     rows = without = 0
-    with _new_file(path) as stream:
+    with new_file(path) as stream:
         for example in examples:
             positives = _attracting(example)
             if not positives:
@@ -149,7 +147,7 @@ def write_flagembedding(examples: Iterable[Example], path: str) -> Written:
             grades = dict(zip(example.candidates, example.grades, strict=False))
             if grades.keys() >= positives.keys() | negatives.keys():
                 row |= {"pos_scores": [grades[t] for t in positives], "neg_scores": [grades[t] for t in negatives]}
-            _write_row(stream, row)
+            write_row(stream, row)
             rows += 1
     return Written(rows, 0, without)
 
@@ -167,14 +165,14 @@ def write_sentence_transformers(examples: Iterable[Example], path: str) -> Writt
             positives, repelling = tuple(dict.fromkeys(example.labelled or example.positives)), _repelling(example)
             without += not positives
             for positive in positives:
-                _write_row(spool, [example.query, positive, *repelling])
+                write_row(spool, [example.query, positive, *repelling])
                 rows, negatives = rows + 1, negatives + len(repelling)
                 fewest = len(repelling) if fewest is None else min(fewest, len(repelling))
         columns = ["anchor", "positive", *(f"negative_{n}" for n in range(1, (fewest or 0) + 1))]
         spool.seek(0)
-        with _new_file(path) as stream:
+        with new_file(path) as stream:
             for line in spool:
-                _write_row(stream, dict(zip(columns, json.loads(line), strict=False)))
+                write_row(stream, dict(zip(columns, json.loads(line), strict=False)))
     return Written(rows, negatives - rows * (fewest or 0), without)
 
 
@@ -196,28 +194,3 @@ def _repelling(example: Example) -> dict[str, str]:
     every = synthetic | dict(zip(example.mined, example.mined_ids, strict=True))
     attracting = {*example.labelled, *example.positives}
     return {text: passage_id for text, passage_id in every.items() if text not in attracting}
-
-
-def _write_row(stream: TextIO, row: object) -> None:
-    stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-@contextmanager
-def _new_file(path: str) -> Iterator[TextIO]:
-    """A text file that appears under `path` once it is whole; gzipped where its name ends in .gz."""
-    place = Workspace(path)
-    folder = os.path.dirname(place.root) if place.is_local else None
-    try:
-        if folder:
-            os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as temporary:
-            part = f"{temporary}/part"
-            compressed = place.root.endswith(".gz")
-            with gzip.open(part, "wt", encoding="utf-8") if compressed else open(part, "w", encoding="utf-8") as stream:
-                yield stream
-            if place.is_local:
-                os.replace(part, place.root)
-            else:
-                fs.copy_files(part, place.root, destination_filesystem=place.filesystem)
-    except OSError as error:
-        raise RayrieverError(f"export to {path}: cannot be finished ({error}). Nothing was written there.") from error

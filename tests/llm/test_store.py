@@ -96,6 +96,19 @@ def test_choice_between_two_answers_does_not_depend_on_file_order(workspace: Wor
     assert rows["text"].to_pylist() == ["earlier in the alphabet"]
 
 
+def test_every_answer_can_be_taken_out_once(workspace: Workspace, tmp_path: Path):
+    """What was paid for must not be locked in."""
+    add(workspace, good("b"), good("a", "later"), failure("c", "no", 1))
+    add(workspace, good("a", "earlier"), purpose="verdict")
+    rows = list(ResponseStore(workspace).rows())
+    assert [(row["request_id"], row["text"], row["purpose"]) for row in rows] == [
+        ("a", "earlier", "verdict"),
+        ("b", "text b", "question"),
+    ]
+    assert rows[1] | {"tokens_in": 5, "tokens_out": 7, "model": "m", "finish_reason": "stop"} == rows[1]
+    assert list(ResponseStore(Workspace(str(tmp_path / "empty"))).rows()) == []
+
+
 def test_totals_show_what_was_sent_in_vain(workspace: Workspace):
     assert totals(workspace) == LlmTotals(())
     send(workspace, "a", "b")

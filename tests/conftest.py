@@ -7,10 +7,11 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -111,7 +112,7 @@ class Reply:
 
     status: int = 200
     delay_s: float = 0.0
-    retry_after: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
     body: str | None = None  # instead of a completion
     finish_reason: str = "stop"
     drop: bool = False  # close the connection without an answer
@@ -147,13 +148,13 @@ class _Handler(BaseHTTPRequestHandler):
         return
 
     def do_GET(self) -> None:
-        self._send(200, json.dumps({"object": "list", "data": [{"id": "test-model", "object": "model"}]}), None)
+        self._send(200, json.dumps({"object": "list", "data": [{"id": "test-model", "object": "model"}]}))
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path.startswith("/broken"):
             self.chat.broken += 1
-            self._send(500, "{}", None)
+            self._send(500, "{}")
             return
         content = body["messages"][-1]["content"]
         chat = self.chat
@@ -195,16 +196,16 @@ class _Handler(BaseHTTPRequestHandler):
         }
         error = {"error": {"message": f"no: {self.headers.get('Authorization')}", "type": "test"}}
         default = completion if reply.status == 200 else error
-        self._send(reply.status, reply.body if reply.body is not None else json.dumps(default), reply.retry_after)
+        self._send(reply.status, reply.body if reply.body is not None else json.dumps(default), reply.headers)
 
-    def _send(self, status: int, text: str, retry_after: str | None) -> None:
+    def _send(self, status: int, text: str, headers: Mapping[str, str] = MappingProxyType({})) -> None:
         content = text.encode()
         try:
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
-            if retry_after is not None:
-                self.send_header("Retry-After", retry_after)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
         except OSError:

@@ -69,10 +69,10 @@ def test_answers_come_in_request_order_and_equal_requests_are_asked_once(chat_se
 
 
 MISBEHAVIOUR = {
-    "limited once": lambda attempt: {"status": 429, "retry_after": "0.1"} if attempt == 1 else {},
+    "limited once": lambda attempt: {"status": 429, "headers": {"Retry-After": "0.1"}} if attempt == 1 else {},
     "dropped once": lambda attempt: {"drop": attempt == 1},
     "hangs once": lambda attempt: {"delay_s": 1.5 if attempt == 1 else 0},
-    "always 500": lambda attempt: {"status": 500, "retry_after": "0.01"},
+    "always 500": lambda attempt: {"status": 500, "headers": {"Retry-After": "0.01"}},
     "always 400": lambda attempt: {"status": 400},
     "key echoed": lambda attempt: {"status": 401},
     "web page": lambda attempt: {"body": "<html>proxy</html>"},

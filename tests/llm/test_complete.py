@@ -1,6 +1,7 @@
 """The whole way from requests to answers, interrupted."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -66,8 +67,8 @@ def rows() -> pa.Table:
     return build("test-model", "question", [[{"role": "user", "content": c}] for c in CONTENTS], Sampling(0.5, 9))
 
 
-def driver(server: "ChatServer", workspace: Path, cwd: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", DRIVER, server.url, str(workspace), str(len(CONTENTS))]
+def driver(server: "ChatServer", workspace: Path, cwd: Path, count: int = len(CONTENTS)) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", DRIVER, server.url, str(workspace), str(count)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
@@ -106,6 +107,39 @@ def test_killed_driver_pays_for_no_answer_twice(chat_server: "ChatServer", tmp_p
     counted = totals(workspace)
     assert counted.answered == len(CONTENTS)
     assert chat_server.total <= counted.sent <= chat_server.total + 2 * CONCURRENCY, "what was written down ahead"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_ten_kills_of_one_run_ask_at_most_what_was_in_flight_again(chat_server: "ChatServer", tmp_path: Path):
+    chat_server.reply = lambda content, _: {"delay_s": 0.05}
+    count, drawn = 2000, random.Random(0)
+    contents = [f"topic {number}" for number in range(count)]
+    requests = build("test-model", "question", [[{"role": "user", "content": c}] for c in contents], Sampling(0.5, 9))
+    ids = requests["request_id"]
+    workspace = Workspace(str(tmp_path / "w"))
+    settled: dict[str, int] = {}  # how often it had been asked when its answer was found in the store
+    for kill in range(10):
+        first = driver(chat_server, tmp_path / "w", tmp_path, count)
+        moment = chat_server.total + drawn.randrange(20, 180)
+        while chat_server.total < moment:
+            assert first.poll() is None, first.stdout and first.stdout.read().decode()
+            time.sleep(0.005)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        wait_until_quiet(chat_server)
+        stored = set(ResponseStore(workspace).lookup(ids)["request_id"].to_pylist())
+        for content, request_id in zip(contents, ids.to_pylist(), strict=True):
+            if request_id in stored:
+                settled.setdefault(content, chat_server.asked[content])
+        assert chat_server.total - len(stored) <= (kill + 1) * 2 * CONCURRENCY
+    last = driver(chat_server, tmp_path / "w", tmp_path, count)
+    output, _ = last.communicate(timeout=300)
+    assert last.returncode == 0, output.decode()
+    assert set(chat_server.asked) == set(contents)
+    assert {content: chat_server.asked[content] for content in settled} == settled, "paid for again"
+    assert chat_server.total <= count + 10 * 2 * CONCURRENCY
+    assert totals(workspace).answered == count
 
 
 def test_nothing_missing_starts_no_ray_and_asks_nobody(tmp_path: Path):

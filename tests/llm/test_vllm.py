@@ -1,8 +1,12 @@
 """The vllm engine: what can be checked without vLLM, and, where it is installed, one real run."""
 
 import importlib.util
+import json
+import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from pydantic import ValidationError
 
@@ -10,10 +14,13 @@ from pipeline.errors import RayrieverError
 from pipeline.llm.complete import complete
 from pipeline.llm.engines import vllm_actors
 from pipeline.llm.requests import Sampling, build, model_identity
-from pipeline.llm.store import totals
+from pipeline.llm.store import ResponseStore, totals
 from pipeline.progress import Silent
-from pipeline.recipe import LlmSection, RaySection
-from pipeline.workspace import Workspace
+from pipeline.recipe import LlmSection, RaySection, Recipe
+from pipeline.runner import run
+from pipeline.stage import Stage
+from pipeline.workspace import Artifact, Workspace
+from tests.small_run import write_corpus
 
 _HAS_VLLM = importlib.util.find_spec("vllm") is not None
 
@@ -81,30 +88,95 @@ def instruct_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def section(folder: Path, **changes: object) -> LlmSection:
+    values = {
+        "engine": "vllm",
+        "model": str(folder),
+        "cpus_per_actor": 2,
+        "max_context_tokens": 1024,
+        "engine_kwargs": {"enforce_eager": True},
+    }
+    return LlmSection.model_validate({**values, **changes})
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not _HAS_VLLM, reason="vLLM is not installed")
 @pytest.mark.usefixtures("ray_cluster")
 def test_real_engine_answers_and_refuses_and_is_asked_only_once(instruct_folder: Path, tmp_path: Path):
-    section = LlmSection(
-        engine="vllm",
-        model=str(instruct_folder),
-        cpus_per_actor=2,
-        batch_size=8,
-        max_context_tokens=512,
-        max_failed_share=0.1,
-        engine_kwargs={"enforce_eager": True},
-    )
+    settings = section(instruct_folder, batch_size=8, max_context_tokens=512, max_failed_share=0.1)
     contents = [f"Name one sea. Number {number}." for number in range(20)]
     contents.append("word " * 2000)
-    identity = model_identity(section)
+    identity = model_identity(settings)
     requests = build(identity, "question", [[{"role": "user", "content": each}] for each in contents], Sampling(0, 16))
     workspace = Workspace(str(tmp_path))
-    answers = list(complete([requests], section, workspace, RaySection(), Silent(), "question"))
+    answers = list(complete([requests], settings, workspace, RaySection(), Silent(), "question"))
     assert [answer["finish_reason"] == "error" for answer in answers] == [n == 20 for n in range(21)]
     assert all(answer["text"] and 0 < answer["tokens_out"] <= 16 for answer in answers[:20])
     assert "512" in answers[20]["error"]
     counted = totals(workspace)
     assert (counted.sent, counted.answered) == (21, 20)
-    again = list(complete([requests.slice(0, 20)], section, workspace, RaySection(), Silent(), "question"))
+    again = list(complete([requests.slice(0, 20)], settings, workspace, RaySection(), Silent(), "question"))
     assert again == answers[:20]
     assert totals(workspace).sent == 21
+
+
+class _Quiet:
+    """A listener that says nothing."""
+
+    def reused(self, artifact: Artifact) -> None:
+        return
+
+    def started(self, stage: Stage) -> Silent:
+        return Silent()
+
+    def finished(self, artifact: Artifact) -> None:
+        return
+
+
+def _kill_engine_when(workspace: Workspace, answers: int, killed: list[int]) -> None:
+    """Kill the actor of the engine, as the system does for memory, once so many answers are stored."""
+    while not killed:
+        stored = sum(rows.num_rows for rows in ResponseStore(workspace).scan(["request_id"]))
+        engines = [each for each in psutil.process_iter(["cmdline"]) if "vLLMEngineStage" in str(each.info["cmdline"])]
+        if stored >= answers and engines:
+            for engine in engines:
+                killed.append(engine.pid)
+                engine.kill()
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not _HAS_VLLM, reason="vLLM is not installed")
+@pytest.mark.usefixtures("ray_cluster")
+def test_synthesis_goes_on_after_its_engine_was_killed_and_every_verdict_can_be_read(
+    instruct_folder: Path, tmp_path: Path
+):
+    write_corpus(tmp_path)
+    passages = [json.loads(line) for line in (tmp_path / "corpus.jsonl").read_text().splitlines()]
+    queries = [{"_id": f"q{n}", "text": f"what is said of {passages[n % 40]['title']}, part {n}"} for n in range(64)]
+    (tmp_path / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
+    (tmp_path / "qrels").mkdir()
+    judged = [f"q{n}\t{passages[n % 40]['_id']}\t1" for n in range(64)]
+    (tmp_path / "qrels" / "train.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged]))
+    recipe = Recipe.model_validate(
+        {
+            "workspace": str(tmp_path / "workspace"),
+            "corpus": {"path": str(tmp_path)},
+            "queries": {"dev_share": 0, "test_share": 0, "near_duplicate_threshold": 1.0},
+            "synthesis": {"words": 20},
+            "llm": section(instruct_folder, batch_size=16).model_dump(),
+        }
+    )
+    workspace, killed = Workspace(recipe.workspace), list[int]()
+    killer = threading.Thread(target=_kill_engine_when, args=(workspace, 48, killed), daemon=True)
+    killer.start()
+    synthesis = run(recipe, _Quiet(), until="synthesis")["synthesis"]
+    assert killed, "the engine was never killed"
+    outcomes = synthesis.manifest.outcomes
+    assert sum(outcomes.get(f"decomposition_{end}", 0) for end in ("ok", "unparseable")) == 64
+    judged_positives = outcomes["positive_ok"]
+    assert judged_positives > 10
+    assert outcomes.get("verdict_yes", 0) + outcomes.get("verdict_no", 0) == judged_positives
+    assert outcomes["verdict_retried"] == 0
+    ids = [each for rows in ResponseStore(workspace).scan(["request_id"]) for each in rows["request_id"].to_pylist()]
+    assert len(ids) == len(set(ids)) == 3 * 64 + judged_positives, "each is answered, and once"

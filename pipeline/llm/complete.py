@@ -118,7 +118,8 @@ def _ask(asked: Asked, section: LlmSection, workspace: Workspace, ray_section: R
         for responses in stream:
             responses = responses.filter(pc.invert(_is_over_budget(responses)))
             asked.settle(responses)
-            failures = pa.concat_tables([failures, responses.filter(pc.invert(answered(responses)))])
+            if (failed := responses.filter(pc.invert(answered(responses)))).num_rows:
+                failures = pa.concat_tables([failures, failed])
             report.arrived(responses)
             if failures.num_rows > allowed:
                 raise _too_many_failures(failures, report, section)

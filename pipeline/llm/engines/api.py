@@ -28,6 +28,8 @@ _COMMIT_S = 0.05  # answers that a kill can lose are those of this long
 # must not fill them all: together they hold eight times what may be in flight.
 _CALLS = 32
 _HELD = 8
+_MOST_ROWS = 128  # of a call; where there are many requests, smaller ones would be a burden for Ray Data
+_TOLD_S = 2.0  # after which a call gives what has come in so far
 _CPUS = 0.5  # of one actor: it waits most of the time
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 60.0  # before a further attempt, where the server does not say
 
@@ -48,8 +50,9 @@ def cpus(section: LlmSection) -> float:
 
 
 def batches(requests: pa.Table, wanted: pa.Table, section: LlmSection) -> list[pa.Table]:
-    """Blocks of such a size that all of an actor's calls together hold enough to send."""
-    size = max(1, _HELD * section.concurrency * len(places(section)) // _CALLS)
+    """Blocks of such a size that all of an actor's calls together hold enough to send, and every actor its share."""
+    enough = max(1, _HELD * section.concurrency * len(places(section)) // _CALLS)
+    size = max(enough, min(_MOST_ROWS, wanted.num_rows // (2 * _CALLS * section.actors)))
     return [wanted.slice(start, size).combine_chunks() for start in range(0, wanted.num_rows, size)]
 
 
@@ -82,8 +85,17 @@ class ApiActor:
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         stored, batch = await asyncio.to_thread(self._recorder.split, batch)
-        answers = await asyncio.gather(*(self._answer(row) for row in batch.to_pylist()))
-        yield pa.concat_tables([stored, to_table(answers)])
+        if stored.num_rows:
+            yield stored
+        asking = {asyncio.create_task(self._answer(row)) for row in batch.to_pylist()}
+        try:
+            while asking:
+                told, asking = await asyncio.wait(asking, timeout=_TOLD_S)
+                if told:
+                    yield to_table(task.result() for task in told)
+        finally:
+            for task in asking:
+                task.cancel()
 
     async def _admit(self, requests: list[dict[str, Any]]) -> Admitted:
         if self._gate is None:

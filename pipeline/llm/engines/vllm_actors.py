@@ -20,6 +20,7 @@ from pipeline.records import LLM_REQUEST
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+_MOST_RESTARTS = 5  # of one replica in a run
 _STEP_CPUS = 0.1  # of the steps around the engine; whole CPUs for them would starve it on a small machine
 # vLLM writes a request_id of its own into the row, and takes a column "model" for the name of a LoRA adapter
 _ADDRESS = "address"
@@ -61,6 +62,8 @@ def answer(asked: Dataset, job: Job) -> Dataset:
         preprocess_map_kwargs={"num_cpus": _STEP_CPUS},
         postprocess_map_kwargs={"num_cpus": _STEP_CPUS},
     )
+    # Ray alone would load an engine that dies at its first request again for ever. Lost spot machines do not count.
+    processor.get_stage_by_name("vLLMEngineStage").map_batches_kwargs["max_restarts"] = _MOST_RESTARTS
     steps = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": _STEP_CPUS, "fn_args": (job,)}
     return processor(asked.map_batches(_send, **steps)).map_batches(_receive, **steps)
 
@@ -71,6 +74,8 @@ def _configuration(section: LlmSection) -> Any:
     kwargs: dict[str, Any] = {
         "max_model_len": section.max_context_tokens,
         "dtype": "bfloat16",
+        # Cut into chunks, prompts with a seed crash vLLM 0.32 on a CPU, whose generators cannot be set back.
+        **({} if section.gpus_per_actor else {"enable_chunked_prefill": False}),
         **section.engine_kwargs,
     }
     if section.lora is not None:

@@ -12,6 +12,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -102,7 +103,8 @@ class PartFolder:
             merged = pa.concat_tables([piece for pieces in readable.values() for piece in pieces])
             self.write(self.new_name("merged"), merged)
             for path in readable:
-                filesystem.delete_file(path)
+                with suppress(FileNotFoundError):  # another run merges, too
+                    filesystem.delete_file(path)
 
     def new_name(self, kind: str) -> str:
         return f"{kind}-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"

@@ -64,6 +64,22 @@ def test_a_request_is_written_down_before_its_place_is_free():
     asyncio.run(run())
 
 
+def test_nothing_is_ahead_of_a_gate_that_may_close():
+    """What is ahead would go out after the money is spent."""
+    noted: list[int] = []
+
+    async def run() -> None:
+        admission = Admission[int]([Lane(2)], let_all, noted.extend, 60, ahead=False)
+        asked = [asyncio.create_task(admission.enter(number)) for number in range(4)]
+        await asyncio.gather(*asked[:2])
+        await asyncio.sleep(0.1)
+        for task in asked:
+            task.cancel()
+
+    asyncio.run(run())
+    assert noted == [0, 1]
+
+
 def test_a_request_that_is_given_up_keeps_no_place():
     lane = Lane(1)
     admission = Admission[int]([lane], let_all, lambda requests: None, 60)

@@ -1,6 +1,8 @@
 """The response store and the ledger: what is written survives, what is broken harms nothing, nothing counts twice."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -145,6 +147,37 @@ def test_part_merged_while_the_store_is_read_is_not_missed(
     for rows in scan:
         seen |= set(rows["request_id"].to_pylist())
     assert seen == everything
+
+
+WRITER = """
+import sys
+import time
+import pyarrow as pa
+from pipeline.llm import parts
+from pipeline.llm.responses import Answer, to_table
+from pipeline.llm.store import ResponseStore
+from pipeline.workspace import Workspace
+
+parts._GROWS_S, parts._SETTLED_S, parts._WORTH_MERGING = 0.05, 0.3, 2
+folder, name = sys.argv[1:]
+store = ResponseStore(Workspace(folder))
+for number in range(150):
+    store.add(to_table([Answer(f"{name}-{number:03d}", "text", "stop", 5, 7, 1)]), pa.array(["question"]), "m")
+    if number % 10 == 9:
+        time.sleep(0.1)
+        ResponseStore(Workspace(folder)).compact()
+"""
+
+
+def test_two_runs_that_write_and_merge_at_once_lose_nothing(workspace: Workspace, tmp_path: Path):
+    """The same workspace, in two terminals or on two machines."""
+    command = [sys.executable, "-c", WRITER, workspace.uri]
+    writers = [subprocess.Popen([*command, name]) for name in ("one", "two")]
+    assert [writer.wait(120) for writer in writers] == [0, 0]
+    everything = sorted(f"{name}-{number:03d}" for name in ("one", "two") for number in range(150))
+    assert found(workspace, *everything) == everything
+    assert len(workspace.list_files("llm", "responses")) < 100, "nothing was merged"
+    assert [row["request_id"] for row in ResponseStore(workspace).rows()] == everything
 
 
 def test_part_that_still_grows_is_not_merged(workspace: Workspace):

@@ -16,7 +16,6 @@ from pipeline.llm.engines.lane import Lane
 
 T = TypeVar("T")
 _Waiting = tuple[T, "asyncio.Future[Lane]"]
-_AHEAD = 2  # so many parts of what may be in flight are written down ahead
 
 
 class Closed(Exception):
@@ -26,8 +25,9 @@ class Closed(Exception):
 class Admission(Generic[T]):
     """Lets requests out when the gate admits them and a lane has room; `record` is told of each before.
 
-    Some are admitted and written down ahead of the places to come, so that no place waits for the writing. What gets
-    ready while others are being written down is written down together.
+    Some are admitted and written down ahead of the places to come, so that no place waits for the writing: half of what
+    may be in flight, unless `ahead` is off, since they go out also when the gate has closed meanwhile. What gets ready
+    while others are being written down is written down together.
     """
 
     def __init__(
@@ -36,8 +36,9 @@ class Admission(Generic[T]):
         admit: Callable[[list[T]], Awaitable[Admitted]],
         record: Callable[[list[T]], None],
         down_s: float,
+        ahead: bool = True,
     ) -> None:
-        self._lanes, self._admit, self._record, self._down_s = lanes, admit, record, down_s
+        self._lanes, self._admit, self._record, self._down_s, self._ahead = lanes, admit, record, down_s, ahead
         self._queue: deque[_Waiting[T]] = deque()
         self._written: deque[_Waiting[T]] = deque()  # admitted and written down, with no place yet
         self._changed = asyncio.Event()
@@ -71,9 +72,9 @@ class Admission(Generic[T]):
             self._changed.clear()
             self._hand_out()
             room = sum(lane.room for lane in self._lanes)
-            ahead = sum(int(lane.limit) for lane in self._lanes) // _AHEAD - len(self._written)
-            if self._queue and room + ahead > 0:
-                await self._write_down(room + ahead)
+            ahead = sum(int(lane.limit) for lane in self._lanes) // 2 if self._ahead else 0
+            if self._queue and room + ahead > len(self._written):
+                await self._write_down(room + ahead - len(self._written))
             elif not room and all(lane.down_s > self._down_s for lane in self._lanes):
                 self._close("the server is down: it has not answered for so long", self._queue, self._written)
             elif self._queue or self._written:

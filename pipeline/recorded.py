@@ -34,7 +34,7 @@ def numbered_rows(uri: str) -> Iterator[tuple[int, dict[str, Any] | None]]:
             for number, line in enumerate(stream, start=1):
                 line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
                 if line.strip():
-                    yield number, _object(line)
+                    yield number, json_object(line)
     except (EOFError, zlib.error, OSError) as error:
         raise RayrieverError(f"{uri}: cannot be read to its end ({error}). Restore it from its source.") from error
 
@@ -65,7 +65,8 @@ def is_unicode(text: str) -> bool:
     return text.encode(errors="replace").decode() == text
 
 
-def _object(line: bytes) -> dict[str, Any] | None:
+def json_object(line: bytes) -> dict[str, Any] | None:
+    """The object that a line spells, or None where it spells none."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):

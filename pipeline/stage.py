@@ -33,6 +33,12 @@ class Estimate:
     llm_tokens_out: int = 0
     note: str = ""
     examples: tuple[str, ...] = ()  # texts of a few such rows, where they can be had
+    asked_about: int | None = None  # rows that the LLM may be asked about; None: all
+
+    @property
+    def subjects(self) -> int:
+        """Rows that the LLM may be asked about."""
+        return self.rows if self.asked_about is None else self.asked_about
 
     @property
     def llm(self) -> dict[str, int]:

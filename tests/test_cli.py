@@ -166,6 +166,36 @@ def test_keys_lists_every_section(folder: Path):
     assert "index.shards" in runner.invoke(app, ["keys", "index"]).stdout
 
 
+def test_plan_needs_no_model_where_nothing_is_asked_and_knows_finished_queries(folder: Path):
+    """Recorded answers and crops run on machines where no model is."""
+    path = recipe(
+        folder,
+        llm={"model": "pypi:not-there-at-all"},
+        queries={"generate": 40, "kinds": ["crop"], "test_share": 0.1, "dev_share": 0.1},
+        synthesis={"max_queries": 0},
+    )
+    assert runner.invoke(app, ["plan", path]).exit_code == 0
+    result = runner.invoke(app, ["run", path, "--until", "queries", "--json"])
+    assert result.exit_code == 0, result.output
+    made = json.loads(result.stdout)["queries"]["tables"]["queries"]["rows"]
+    rows = {row["stage"]: row for row in json.loads(runner.invoke(app, ["plan", path, "--json"]).stdout)}
+    assert rows["queries"]["rows"] == rows["distill"]["rows"] == made > 0
+    assert rows["queries"]["action"] == "reuse" and rows["synthesis"]["rows"] == 0
+
+
+def test_plan_counts_every_request_and_survives_an_odd_query(folder: Path):
+    odd = [{"_id": "q1", "text": "half \ud800 a pair"}, {"_id": "q2", "text": "a question about things"}]
+    (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, odd)) + "\n" + "[" * 5000 + "\n")
+    (folder / "qrels").mkdir()
+    (folder / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nq2\tp1\t1\n")
+    kinds = ["question", "keywords", "claim"]
+    for count in (1, 2, 7):
+        path = recipe(folder, queries={"path": str(folder), "generate": count, "kinds": kinds})
+        result = runner.invoke(app, ["plan", path, "--json"])
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)[1]["llm_requests"] == count
+
+
 def test_plan_and_status_say_what_it_costs(folder: Path):
     """Nobody starts a million calls without a price; nobody learns of it from the provider's bill."""
     price = {"input": 2.0, "cached_input": 1.0, "output": 10.0}
@@ -186,6 +216,7 @@ def test_plan_and_status_say_what_it_costs(folder: Path):
     everything, questions = folder / "all.jsonl", folder / "questions.jsonl.gz"
     assert "1 answers written" in runner.invoke(app, ["answers", path, "--out", str(everything)]).stdout
     assert json.loads(everything.read_text())["text"] == "text"
-    only = runner.invoke(app, ["answers", path, "--for", "verdict", "--out", str(questions), "--json"])
-    assert json.loads(only.stdout) == {"rows": 0} and questions.exists()
+    only = runner.invoke(app, ["answers", path, "--for", "question", "--out", str(questions), "--json"])
+    assert json.loads(only.stdout) == {"rows": 1} and questions.exists()
+    assert "none for 'verdicts', only for question" in failed("answers", path, "--for", "verdicts", "--out", "x")
     assert "budget.max_cost needs price" in failed("plan", recipe(folder, llm={"budget": {"max_cost": 5}}))

@@ -105,13 +105,17 @@ def answers(
     """Write every stored answer of the LLM, with what it was for, by which model, and its tokens."""
     with readable_errors():
         from pipeline.export import new_file, write_row
-        from pipeline.llm.store import ResponseStore
+        from pipeline.llm.store import ResponseStore, totals
         from pipeline.recipe import load_recipe
         from pipeline.workspace import Workspace
 
         written = 0
+        workspace = Workspace(load_recipe(recipe, overrides).workspace)
+        known = sorted(usage.purpose for usage in totals(workspace).usages if usage.answered)
+        if purpose is not None and purpose not in known:
+            raise RayrieverError(f"answers: there are none for {purpose!r}, only for {', '.join(known) or 'nothing'}.")
         with new_file(path) as stream:
-            for row in ResponseStore(Workspace(load_recipe(recipe, overrides).workspace)).rows():
+            for row in ResponseStore(workspace).rows():
                 if purpose in (None, row["purpose"]):
                     write_row(stream, row)
                     written += 1

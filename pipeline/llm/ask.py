@@ -15,8 +15,8 @@ _COUNTED = ("tokens_in", "tokens_cached", "tokens_out")
 def ask(ctx: StageContext, requests: Iterable[Request], description: str) -> Iterator[dict[str, Any]]:
     """One LLM_RESPONSE row per request, in order, as `complete` gives them.
 
-    What the answers took is added to `ctx.out.llm`, as the rows are taken, also where an answer was there before: it
-    is what the stage costs in a new workspace, and what `rayriever plan` had to foresee.
+    What the answers took is added to `ctx.out.llm`, as the rows are taken, also where an answer was there before: what
+    the stage has used is what `rayriever plan` had to foresee.
     """
     recipe = ctx.recipe
     rows = tables(model_identity(recipe.llm), requests)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -50,8 +49,8 @@ def complete(
     """Answer LLM_REQUEST rows; returns one LLM_RESPONSE row per request row, in their order.
 
     When it returns, all is asked and stored; the rows are read back while they are taken. Of neither requests nor
-    answers is more than a few thousand in memory at any time, beside their ids: the others are on the disk, in the
-    system's folder for temporary files.
+    answers is more than a few thousand in memory at any time, beside their ids and failures: the others are on the
+    disk, in the system's folder for temporary files. (Engine batch holds the requests it has to write.)
 
     Answers are stored as they arrive, in the workspace and by content address: equal requests are asked once, and
     after a kill only what had no answer is asked. Where nothing is missing, Ray is not started. Rows without an answer
@@ -64,8 +63,8 @@ def complete(
     store = ResponseStore(workspace)
     store.compact()
     Ledger(workspace).compact()
-    with tempfile.TemporaryDirectory(prefix="rayriever-") as folder:
-        asked = Asked(Spool(folder, requests), store)
+    with closing(Spool(requests)) as spool:
+        asked = Asked(spool, store)
         report = _Report(progress, description, asked.distinct, asked.distinct - asked.missing)
         failures = _ask(asked, section, workspace, ray_section, report) if asked.missing else LLM_RESPONSE.empty_table()
         order = asked.order

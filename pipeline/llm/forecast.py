@@ -59,6 +59,9 @@ def forecast(recipe: Recipe, expected: Iterable[Expected]) -> Forecast:
     Where the workspace holds answers of this model to such requests, their mean counts; otherwise prompts are counted
     in the model's own tokens, where its tokenizer is on this machine, and else at four characters to a token.
     """
+    expected = [each for each in expected if each.count]
+    if not expected:
+        return Forecast(0, 0, 0, "")  # also where there is no model
     section = recipe.llm
     answered = _answered(Workspace(recipe.workspace), model_identity(section))
     count_tokens: Callable[[Messages], int] | None = None
@@ -69,13 +72,11 @@ def forecast(recipe: Recipe, expected: Iterable[Expected]) -> Forecast:
         if each.purpose in answered:
             per_prompt, per_answer, number = answered[each.purpose]
             bases[f"tokens as in {number:,} answers to such prompts"] = None
-        elif each.count:
+        else:
             if count_tokens is None:
                 count_tokens, basis = counter(section)
             per_prompt, per_answer = mean(map(count_tokens, each.examples[:MOST_EXAMPLES])), each.tokens_out
             bases[basis] = None
-        else:
-            continue
         tokens_in += each.count * per_prompt
         tokens_out += each.count * per_answer
     return Forecast(round(requests), round(tokens_in), round(tokens_out), "; ".join(bases))
@@ -97,17 +98,20 @@ def counter(section: LlmSection) -> tuple[Callable[[Messages], int], str]:
         return _guessed, guess
     try:
         tokenizer = open_tokenizer(locate(section.model), local_only=True)
-        tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+        if not tokenizer.chat_template:
+            return _guessed, f"{guess}: {section.model} has no chat template"
     except RayrieverError:
         raise
-    except Exception:  # what transformers raises for a model that is not here, or has no template, differs by model
+    except Exception:  # what transformers raises for a model that is not here differs by model
         return _guessed, f"{guess}: the tokenizer of {section.model} is not on this machine"
 
     def counted(messages: Messages) -> int:
-        text = tokenizer.apply_chat_template(
-            [dict(m) for m in messages], tokenize=False, add_generation_prompt=True, **section.chat_template
-        )
-        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+        template = {"tokenize": False, "add_generation_prompt": True, **section.chat_template}
+        try:
+            text = tokenizer.apply_chat_template([dict(message) for message in messages], **template)
+            return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+        except Exception:  # a prompt that the template refuses will be a failed request, which says why
+            return _guessed(messages)
 
     return counted, "tokens counted in sample prompts"
 

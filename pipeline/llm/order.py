@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from contextlib import ExitStack, closing, contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,6 @@ import pyarrow.compute as pc
 
 from pipeline.errors import RayrieverError
 from pipeline.records import LLM_REQUEST, LLM_RESPONSE
-from pipeline.workspace import explained_write_errors
 
 _ROWS_AT_A_TIME = 10_000
 _MOST_FILES = 256  # open at once; many systems allow 1,024
@@ -29,27 +27,59 @@ def ids_of(rows: pa.Table) -> Ids:
     return np.array(rows["request_id"].to_pylist(), dtype=np.bytes_)
 
 
-class Spool:
-    """The LLM_REQUEST rows of one call: their ids in memory, all else in a file of `folder`."""
+class _Rows:
+    """Rows in a temporary file without a name: it is gone with this process, however that ends."""
 
-    def __init__(self, folder: str, requests: Iterable[pa.Table]) -> None:
-        self._path = str(Path(folder) / "requests.arrow")
+    def __init__(self, schema: pa.Schema) -> None:
+        with _explained():
+            self._file = tempfile.TemporaryFile(prefix="rayriever-")  # noqa: SIM115 (closed by `close`)
+            self._writer = pa.ipc.new_stream(self._file, schema)
+
+    def add(self, rows: pa.Table) -> None:
+        with _explained():
+            self._writer.write_table(rows)
+
+    def batches(self) -> Iterator[pa.Table]:
+        """What was added, piece by piece. Nothing more can be added."""
+        with _explained():
+            self._writer.close()
+            self._file.seek(0)
+        with pa.ipc.open_stream(self._file) as reader:
+            for batch in reader:
+                yield pa.Table.from_batches([batch])
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RayrieverError(
+            f"temporary files in {tempfile.gettempdir()}: {error}. They hold the requests and answers that memory does "
+            "not. Free space there, or set the environment variable TMPDIR to a larger folder."
+        ) from error
+
+
+class Spool:
+    """The LLM_REQUEST rows of one call: their ids in memory, all else in a temporary file."""
+
+    def __init__(self, requests: Iterable[pa.Table]) -> None:
+        self._rows = _Rows(LLM_REQUEST)
         ids = [np.empty(0, np.bytes_)]
-        with (
-            explained_write_errors(folder),
-            pa.OSFile(self._path, "wb") as sink,
-            pa.ipc.new_stream(sink, LLM_REQUEST) as writer,
-        ):
-            for chunk in _of_size(requests, _ROWS_AT_A_TIME):
-                writer.write_table(chunk)
-                ids.append(ids_of(chunk))
+        for chunk in _of_size(requests, _ROWS_AT_A_TIME):
+            self._rows.add(chunk)
+            ids.append(ids_of(chunk))
         self.ids = np.concatenate(ids)
 
     def chunks(self) -> Iterator[pa.Table]:
         """The rows, in order; the same chunks every time, and in every call with the same requests."""
-        with pa.OSFile(self._path) as source, pa.ipc.open_stream(source) as reader:
-            for batch in reader:
-                yield pa.Table.from_batches([batch])
+        return self._rows.batches()
+
+    def close(self) -> None:
+        self._rows.close()
 
 
 def _of_size(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
@@ -95,21 +125,15 @@ class Order:
         """
         size = max(_ROWS_AT_A_TIME, -(-self.count // _MOST_FILES))
         schema = schema.append(pa.field("place", pa.int64()))
-        with tempfile.TemporaryDirectory(prefix="rayriever-") as folder, explained_write_errors(folder):
-            paths = [str(Path(folder) / f"{number}.arrow") for number in range(-(-self.count // size))]
-            with ExitStack() as files:
-                writers = [
-                    files.enter_context(pa.ipc.new_stream(files.enter_context(pa.OSFile(path, "wb")), schema))
-                    for path in paths
-                ]
-                for rows in responses:
-                    positions, places = self.match(ids_of(rows))
-                    placed = rows.take(positions).append_column("place", pa.array(places))
-                    for number in np.unique(places // size):
-                        writers[number].write_table(placed.filter(pa.array(places // size == number)))
-            for number, path in enumerate(paths):
-                with pa.OSFile(path) as source, pa.ipc.open_stream(source) as reader:
-                    rows = _one_per_place(reader.read_all())
+        with ExitStack() as opened:
+            files = [opened.enter_context(closing(_Rows(schema))) for _ in range(-(-self.count // size))]
+            for rows in responses:
+                positions, places = self.match(ids_of(rows))
+                placed = rows.take(positions).append_column("place", pa.array(places))
+                for number in np.unique(places // size):
+                    files[number].add(placed.filter(pa.array(places // size == number)))
+            for number, file in enumerate(files):
+                rows = _one_per_place(pa.concat_tables([schema.empty_table(), *file.batches()]))
                 missing = min(size, self.count - number * size) - rows.num_rows
                 if missing:
                     raise RayrieverError(

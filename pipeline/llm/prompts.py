@@ -61,7 +61,8 @@ class FrontMatter(BaseModel):
     parser: str  # name of the parser of its answers
     temperature: float | None = Field(None, ge=0, le=2)  # None where the recipe says
     max_tokens: int | None = Field(None, ge=1)  # of an answer; None where it follows from the words asked for
-    choices: tuple[str, ...] = ()  # the only answers there are, for engines that can be held to them
+    # The only answers there are, for engines that can be held to them; None: those of our file, if the parser is its
+    choices: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Prompt:
         if drawn is None or limit is None:
             absent = "temperature" if drawn is None else "max_tokens"
             raise RayrieverError(f"{self.place}: {absent} is missing in the front matter.")
-        return Sampling(drawn, limit, choices=self.about.choices if self.forces_choices else ())
+        return Sampling(drawn, limit, choices=self.about.choices or () if self.forces_choices else ())
 
 
 def tasks() -> list[str]:
@@ -120,7 +121,10 @@ def load(task: str, section: LlmSection) -> Prompt:
         raise RayrieverError(f"llm.prompts: {task}: {own} cannot be read: {error}") from error
     prompt = _read(own, source)
     _check_fits(prompt, builtin)
-    return replace(prompt, forces_choices=section.forces_choices)
+    about = prompt.about
+    if about.choices is None and about.parser == builtin.about.parser:
+        about = about.model_copy(update={"choices": builtin.about.choices})
+    return replace(prompt, about=about, forces_choices=section.forces_choices)
 
 
 def answer_fingerprint(section: LlmSection, tasks: Sequence[str]) -> dict[str, Any]:
@@ -169,7 +173,7 @@ def _check_fits(own: Prompt, builtin: Prompt) -> None:
             f"{own.place}: no parser {own.about.parser} for task {own.about.task}; there are {', '.join(parsers)}."
         )
     read = {**VERDICTS, **CHOICES}.get(own.about.parser)
-    for choice in own.about.choices:
+    for choice in own.about.choices or ():
         if read is None or read(choice, "stop") is None:
             raise RayrieverError(f"{own.place}: choices: parser {own.about.parser} cannot read {choice!r}.")
     if unknown := sorted(own.values - builtin.values):

@@ -96,11 +96,5 @@ def tables(model: str, requests: Iterable[Request]) -> Iterator[pa.Table]:
         yield pa.Table.from_pylist(group, schema=LLM_REQUEST)
 
 
-def build(model: str, purpose: str, conversations: Iterable[Messages], sampling: Sampling) -> pa.Table:
-    """LLM_REQUEST rows of one purpose and sampling, in one table."""
-    requests = (Request(purpose, conversation, sampling) for conversation in conversations)
-    return pa.concat_tables([LLM_REQUEST.empty_table(), *tables(model, requests)])
-
-
 def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -1,7 +1,8 @@
 """Answers by content address, and the ledger of what was sent: an answer is paid for once, whoever dies when.
 
 `llm/responses/` holds answers; `llm/sent/` one row per request put on the wire, a further attempt included, written
-just before it goes. What was sent and never answered is what a kill, or a server's failure, has cost.
+before it goes. What was sent and never answered is what a kill, or a server's failure, has cost; after a kill some rows
+may be of requests that had no place yet.
 """
 
 from __future__ import annotations

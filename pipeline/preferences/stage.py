@@ -167,7 +167,7 @@ def external(recipe: Recipe) -> Any:
 
 def estimate(recipe: Recipe, upstream: Mapping[str, Estimate]) -> Estimate:
     section = _section(recipe)
-    queries = min(upstream["queries"].rows, section.max_queries or upstream["queries"].rows)
+    queries = min(upstream["queries"].subjects, section.max_queries or upstream["queries"].subjects)
     if section.path is not None:
         return Estimate(rows=queries, disk_bytes=queries * 10 * 9 // 2 * _BYTES_PER_PAIR, note="lists of ten passages")
     every = section.top_k * (section.top_k - 1) // 2

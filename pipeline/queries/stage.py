@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from pipeline.queries.generate import WRITTEN, Assignment, assign, generate, que
 from pipeline.queries.given import NO_PASSAGE, Query, query_files, read_given
 from pipeline.queries.splits import drop_leaks, hold_out, linked_groups
 from pipeline.recipe import Recipe
+from pipeline.recorded import is_unicode, json_object
 from pipeline.stage import Estimate, StageContext
 from pipeline.workspace import Artifact, Workspace
 
@@ -161,14 +161,15 @@ def estimate(recipe: Recipe, upstream: Mapping[str, Estimate]) -> Estimate:
     expected = [
         Expected(
             kind,
-            count // len(kinds),
+            len(range(place, count, len(kinds))),
             [r.messages for r in query_requests(recipe, [Assignment(kind, "", "", text) for text in passages])],
             _ANSWER_TOKENS,
         )
-        for kind in kinds
+        for place, kind in enumerate(kinds)
         if kind != "crop" and count
     ]
     asked = forecast(recipe, expected)
+    train_share = 1.0 if files else 1 - recipe.queries.dev_share - recipe.queries.test_share
     examples = [text for head, _ in heads for text in _texts(head)][:_EXAMPLES] or [prose(_QUERY_WORDS)]
     return Estimate(
         given + count,
@@ -178,15 +179,16 @@ def estimate(recipe: Recipe, upstream: Mapping[str, Estimate]) -> Estimate:
         asked.tokens_out,
         note=asked.basis,
         examples=tuple(examples),
+        asked_about=given + round(train_share * asked.requests),
     )
 
 
 def observe(queries: Artifact) -> Estimate:
-    """What finished queries mean for those who ask the LLM about them: of train, without crops."""
+    """What the queries are. The LLM is asked about those of train that are no crops."""
     table = queries.table("queries", columns=["text", "split", "kind"])
     asked = table.filter(pc.and_(pc.equal(table["split"], "train"), pc.not_equal(table["kind"], "crop")))
     examples = asked["text"].slice(0, _EXAMPLES).to_pylist()
-    return Estimate(asked.num_rows, table.nbytes, examples=tuple(examples))
+    return Estimate(table.num_rows, table.nbytes, examples=tuple(examples), asked_about=asked.num_rows)
 
 
 def _head(folder: str | None, info: FileInfo) -> bytes:
@@ -205,9 +207,6 @@ def _expected_queries(head: bytes, size: int) -> int:
 def _texts(head: bytes) -> Iterator[str]:
     """Of the first lines that can be read; those that cannot are the stage's affair."""
     for line in head.splitlines()[:_EXAMPLES]:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("text"), str):
-            yield row["text"]
+        text = (json_object(line) or {}).get("text")
+        if isinstance(text, str) and is_unicode(text):
+            yield text

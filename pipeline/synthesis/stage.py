@@ -193,9 +193,8 @@ def external(recipe: Recipe) -> Any:
 def estimate(recipe: Recipe, upstream: Mapping[str, Estimate]) -> Estimate:
     """Recorded answers cost nothing and are at most one per query; the LLM writes three per query and judges some."""
     section = recipe.synthesis
-    rows = min(
-        upstream["queries"].rows, upstream["queries"].rows if section.max_queries is None else section.max_queries
-    )
+    queries = upstream["queries"].subjects
+    rows = queries if section.max_queries is None else min(queries, section.max_queries)
     seen = upstream["corpus"].examples
     words = section.words or (_median_words(pa.chunked_array([seen], pa.string())) if seen else _WORDS[1])
     disk_bytes = rows * words * len(DOCUMENTS) * 6

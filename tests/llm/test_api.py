@@ -13,11 +13,12 @@ import pytest
 
 from pipeline.errors import RayrieverError
 from pipeline.llm.complete import complete
-from pipeline.llm.requests import Sampling, build
+from pipeline.llm.requests import Sampling
 from pipeline.llm.store import totals
 from pipeline.progress import Silent
 from pipeline.recipe import LlmSection, RaySection
 from pipeline.workspace import Workspace
+from tests.asked import build
 
 if TYPE_CHECKING:
     from tests.conftest import ChatServer
@@ -215,6 +216,14 @@ def test_rate_holds_over_all_actors(chat_server: "ChatServer", tmp_path: Path):
         tmp_path,
     )
     assert time.monotonic() - began >= 4.5, "five at once and 25 more at five per second"
+
+
+def test_waiting_for_a_place_uses_up_no_deadline(chat_server: "ChatServer", tmp_path: Path):
+    """Held by its actor for an hour, a request would have one attempt and no second."""
+    chat_server.reply = lambda content, attempt: {"delay_s": 0.1, "status": 500 if attempt == 1 else 200}
+    rows = requests(*(f"topic {number}" for number in range(16)))
+    answers = ask(rows, section(chat_server, concurrency=2, deadline_s=1.0), tmp_path)
+    assert {answer["error"] for answer in answers} == {None}, "2 at a time take 1.6 s"
 
 
 def test_dead_endpoint_is_passed_over_and_keys_stay_with_their_servers(

@@ -15,12 +15,13 @@ import pytest
 from pipeline.errors import RayrieverError
 from pipeline.llm.complete import complete
 from pipeline.llm.engines import batch
-from pipeline.llm.requests import Sampling, build
+from pipeline.llm.requests import Sampling
 from pipeline.llm.store import totals
 from pipeline.progress import Silent
 from pipeline.recipe import LlmSection, RaySection
 from pipeline.records import LLM_RESPONSE
 from pipeline.workspace import Workspace
+from tests.asked import build
 
 SECTION = {"engine": "batch", "model": "m", "base_url": "http://127.0.0.1:9/v1", "max_failed_share": 0.05}
 

@@ -13,11 +13,12 @@ import pyarrow as pa
 import pytest
 
 from pipeline.llm.complete import complete
-from pipeline.llm.requests import Sampling, build
+from pipeline.llm.requests import Sampling
 from pipeline.llm.responses import Answer, to_table
 from pipeline.llm.store import ResponseStore, totals
 from pipeline.recipe import LlmSection, RaySection
 from pipeline.workspace import Workspace
+from tests.asked import build
 
 if TYPE_CHECKING:
     from tests.conftest import ChatServer
@@ -34,10 +35,11 @@ sys.path.insert(0, {ROOT!r})
 """
 DRIVER += """
 from pipeline.llm.complete import complete
-from pipeline.llm.requests import Sampling, build
+from pipeline.llm.requests import Sampling
 from pipeline.progress import Silent
 from pipeline.recipe import LlmSection, RaySection
 from pipeline.workspace import Workspace
+from tests.asked import build
 
 url, folder, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 rows = build(

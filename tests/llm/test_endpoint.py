@@ -7,9 +7,19 @@ import httpx2
 import openai
 import pytest
 
-from pipeline.llm.engines.endpoint import Endpoint, Place, _after_s, chat_parameters, places
-from pipeline.llm.requests import Sampling, build
+from pipeline.llm.engines.endpoint import (
+    NO_COMPLETION,
+    Endpoint,
+    Place,
+    _after_s,
+    chat_parameters,
+    places,
+    read_completion,
+)
+from pipeline.llm.requests import Sampling
+from pipeline.llm.responses import Answer
 from pipeline.recipe import LlmSection
+from tests.asked import build
 
 if TYPE_CHECKING:
     from tests.conftest import ChatServer
@@ -48,6 +58,51 @@ def test_choices_and_template_arguments_are_sent_as_a_vllm_server_takes_them():
         "temperature",
         "max_tokens",
     }
+
+
+def test_whatever_a_server_sends_can_be_stored():
+    """One row that Parquet refuses would take the answers beside it along."""
+
+    def read(content: object, **more: object) -> Answer:
+        return read_completion("a", {"choices": [{"message": {"content": content}, **more}]})
+
+    assert read("half \ud800 a pair").text == "half \ufffd a pair"
+    assert read("\ud83d\ude00").text == "\U0001f600"
+    assert read([{"type": "text", "text": "in "}, {"type": "text", "text": "parts"}]).text == "in parts"
+    broken = read("half an", finish_reason="error")
+    assert (broken.finish_reason, broken.text) == ("error", "") and "broke off" in str(broken.error)
+    for content in ({"a": 1}, 7, [1], [{"type": "text", "text": 1}]):
+        with pytest.raises(NO_COMPLETION):
+            read(content)
+    for tokens in (1e30, float("inf"), -1, "many", [1]):
+        with pytest.raises(NO_COMPLETION):
+            usage = {"prompt_tokens": tokens}
+            read_completion("a", {"choices": [{"message": {"content": "x"}}], "usage": usage})
+
+
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        ({"headers": {"Content-Type": "application/json; charset=iso-8859-1"}}, "answer to Größe"),
+        ({"headers": {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "1.2.3s"}}, "answer to Größe"),
+        ({"body": "[" * 200_000}, ""),
+        ({"body": '{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": 1e999}}'}, ""),
+    ],
+)
+def test_odd_answer_is_read_or_refused_and_never_an_exception(
+    chat_server: "ChatServer", reply: dict[str, object], text: str
+):
+    chat_server.reply = lambda *_: reply
+    section = LlmSection(engine="openai", model="m", base_url=chat_server.url)
+    rows = build("m", "p", [[{"role": "user", "content": "Größe"}]], Sampling(0, 8))
+
+    async def answer() -> Answer:
+        endpoint = Endpoint(places(section)[0], section)
+        endpoint.lane.enter()
+        return (await endpoint.ask(rows.to_pylist()[0])).answer
+
+    found = asyncio.run(answer())
+    assert found.text == text and (found.error is None) == bool(text)
 
 
 def test_rate_that_an_answer_says_is_used_up_is_waited_for(chat_server: "ChatServer"):

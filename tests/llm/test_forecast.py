@@ -7,11 +7,12 @@ import pytest
 
 from pipeline.llm.engines.local import Prompt, load
 from pipeline.llm.forecast import Expected, counter, forecast, prose
-from pipeline.llm.requests import Messages, Sampling, build, model_identity
+from pipeline.llm.requests import Messages, Sampling, model_identity
 from pipeline.llm.responses import Answer, to_table
 from pipeline.llm.store import ResponseStore
 from pipeline.recipe import LlmSection, Recipe
 from pipeline.workspace import Workspace
+from tests.asked import build
 
 
 def conversation(words: int) -> Messages:
@@ -60,6 +61,14 @@ def test_answers_there_already_say_more_than_a_sample(tmp_path: Path, tiny_llm: 
     assert other.tokens_out == 50_500, "answers of another model say nothing"
 
 
-def test_nothing_expected_costs_nothing_and_opens_no_tokenizer(tmp_path: Path):
-    nothing = forecast(recipe(tmp_path, model="someone/absent"), [Expected("verdict", 0, [conversation(5)], 2.0)])
+def test_prompt_that_cannot_be_counted_is_guessed(tiny_llm: Path):
+    """The plan must not fail over what would be one failed request."""
+    count, _ = counter(LlmSection(model=str(tiny_llm), chat_template={"tokenize": True}))
+    assert count([{"role": "user", "content": "x" * 400}]) == pytest.approx(100, abs=8)
+
+
+def test_nothing_expected_costs_nothing_and_needs_no_model(tmp_path: Path):
+    """A recipe with recorded answers alone runs where no model is."""
+    absent = recipe(tmp_path, model="pypi:not-there-at-all")
+    nothing = forecast(absent, [Expected("verdict", 0, [conversation(5)], 2.0)])
     assert (nothing.requests, nothing.tokens_in, nothing.tokens_out, nothing.basis) == (0, 0, 0, "")

@@ -12,13 +12,14 @@ from pipeline.errors import RayrieverError
 from pipeline.llm.complete import complete
 from pipeline.llm.engines.job import Job, Recorder, sampled_batches
 from pipeline.llm.engines.local import LocalModel, Prompt, load
-from pipeline.llm.requests import Sampling, build
+from pipeline.llm.requests import Sampling
 from pipeline.llm.responses import Answer, to_table
 from pipeline.llm.store import Ledger, ResponseStore, totals
 from pipeline.progress import Silent
 from pipeline.recipe import LlmSection, RaySection
 from pipeline.records import LLM_RESPONSE
 from pipeline.workspace import Workspace
+from tests.asked import build
 
 SAMPLING = Sampling(1.0, 24)
 

@@ -1,6 +1,6 @@
 """The order of a call's requests: equal ones are asked once, and every one of them gets its own answer."""
 
-from pathlib import Path
+import tempfile
 
 import numpy as np
 import pyarrow as pa
@@ -9,8 +9,9 @@ import pytest
 from pipeline.errors import RayrieverError
 from pipeline.llm import order
 from pipeline.llm.order import Order, Spool, ids_of
-from pipeline.llm.requests import Request, Sampling, build, tables
+from pipeline.llm.requests import Request, Sampling, tables
 from pipeline.llm.responses import Answer, failure, to_table
+from tests.asked import build
 
 
 @pytest.fixture(autouse=True)
@@ -31,17 +32,22 @@ def test_only_the_first_of_equal_requests_is_asked():
     assert Order(ids_of(rows())).first().tolist() == []
 
 
-def test_spool_gives_the_same_chunks_however_the_requests_came(tmp_path: Path):
+def test_spool_gives_the_same_chunks_however_the_requests_came():
     """A local model's answers depend on what is generated together."""
     whole = rows(*(f"topic {number}" for number in range(30)))
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    at_once = Spool(str(tmp_path / "a"), [whole])
-    in_pieces = Spool(str(tmp_path / "b"), [whole.slice(0, 3), whole.slice(3, 0), whole.slice(3, 20), whole.slice(23)])
+    at_once = Spool([whole])
+    in_pieces = Spool([whole.slice(0, 3), whole.slice(3, 0), whole.slice(3, 20), whole.slice(23)])
     assert [chunk.num_rows for chunk in at_once.chunks()] == [7, 7, 7, 7, 2]
     assert list(at_once.chunks()) == list(in_pieces.chunks())
     assert pa.concat_tables(at_once.chunks()) == whole
     assert at_once.ids.tolist() == [each.encode() for each in whole["request_id"].to_pylist()]
+    assert list(Spool([]).chunks()) == []
+
+
+def test_full_disk_for_temporary_files_names_the_variable_that_moves_them(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/nowhere")
+    with pytest.raises(RayrieverError, match=r"temporary files in /proc/nowhere: .*TMPDIR"):
+        Spool([rows("a")])
 
 
 @pytest.mark.parametrize("files", [256, 3])

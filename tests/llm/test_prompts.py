@@ -89,12 +89,22 @@ def test_faulty_file_is_refused_before_anything_is_asked(tmp_path: Path, old: st
     assert str(tmp_path / "own.jinja") in str(caught.value) and message in str(caught.value)
 
 
+def test_own_prompt_with_our_parser_has_our_choices(tmp_path: Path):
+    """Copied before there were choices, it would be left free although the recipe says otherwise."""
+    path = tmp_path / "own.jinja"
+    path.write_text(VERDICT)
+    section = LlmSection(prompts={"verdict": str(path)}, structured=True)
+    assert load("verdict", section).sampling().choices == ("yes", "no")
+    path.write_text(VERDICT.replace("max_tokens: 5", "max_tokens: 5\nchoices: []"))
+    assert load("verdict", section).sampling().choices == ()
+
+
 def test_choices_are_forced_where_the_engine_can_and_all_can_be_read():
     """A forced answer that its own parser refuses would make every row unusable."""
     held = {task: load(task, LlmSection(engine="vllm", model="org/name")).about for task in tasks()}
     assert {task for task, about in held.items() if about.choices} == {"verdict", "verdict_again", "preference"}
     for about in held.values():
-        for choice in about.choices:
+        for choice in about.choices or ():
             assert {**VERDICTS, **CHOICES}[about.parser](choice, "stop") is not None
     forced = {
         (engine, structured): load("verdict", LlmSection(engine=engine, structured=structured)).sampling().choices

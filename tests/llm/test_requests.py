@@ -1,7 +1,8 @@
 """Content addresses: an answer that was paid for must be found again, and no other in its place."""
 
-from pipeline.llm.requests import Sampling, build, model_identity, request_id
+from pipeline.llm.requests import Sampling, model_identity, request_id
 from pipeline.recipe import LlmSection
+from tests.asked import build
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Größe des Meeres?"}]
 

@@ -13,13 +13,14 @@ from pydantic import ValidationError
 from pipeline.errors import RayrieverError
 from pipeline.llm.complete import complete
 from pipeline.llm.engines import vllm_actors
-from pipeline.llm.requests import Sampling, build, model_identity
+from pipeline.llm.requests import Sampling, model_identity
 from pipeline.llm.store import ResponseStore, totals
 from pipeline.progress import Silent
 from pipeline.recipe import LlmSection, RaySection, Recipe
 from pipeline.runner import run
 from pipeline.stage import Stage
 from pipeline.workspace import Artifact, Workspace
+from tests.asked import build
 from tests.small_run import write_corpus
 
 _HAS_VLLM = importlib.util.find_spec("vllm") is not None

@@ -15,6 +15,7 @@ from pipeline.llm.engines.gate import Admitted
 from pipeline.llm.engines.lane import Lane
 
 T = TypeVar("T")
+_LONGEST_WAIT_S = 1.0
 _Waiting = tuple[T, "asyncio.Future[Lane]"]
 
 
@@ -72,13 +73,13 @@ class Admission(Generic[T]):
             self._changed.clear()
             self._hand_out()
             room = sum(lane.room for lane in self._lanes)
-            ahead = sum(int(lane.limit) for lane in self._lanes) // 2 if self._ahead else 0
+            ahead = sum(int(lane.limit) for lane in self._lanes if not lane.is_down) // 2 if self._ahead else 0
             if self._queue and room + ahead > len(self._written):
                 await self._write_down(room + ahead - len(self._written))
             elif not room and all(lane.down_s > self._down_s for lane in self._lanes):
                 self._close("the server is down: it has not answered for so long", self._queue, self._written)
             elif self._queue or self._written:
-                await self._until_changed(min((lane.wait_s for lane in self._lanes if lane.wait_s), default=None))
+                await self._until_changed()
 
     def _hand_out(self) -> None:
         """Places to those that are written down, as far as there are any."""
@@ -116,9 +117,12 @@ class Admission(Generic[T]):
         queue.clear()
         _settle(places, [self._lanes[0]] * len(places), error)
 
-    async def _until_changed(self, at_most_s: float | None) -> None:
+    async def _until_changed(self) -> None:
+        """Until a request comes, or comes back, or a lane may have room again."""
+        waits = [lane.wait_s for lane in self._lanes if lane.wait_s]
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), at_most_s)
+            # Not for ever: time has passed since there was no room.
+            await asyncio.wait_for(self._changed.wait(), min([_LONGEST_WAIT_S, *waits]))
 
 
 class GroupCommit(Generic[T]):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -28,8 +30,7 @@ _COMMIT_S = 0.05  # answers that a kill can lose are those of this long
 # must not fill them all: together they hold eight times what may be in flight.
 _CALLS = 32
 _HELD = 8
-_MOST_ROWS = 128  # of a call; where there are many requests, smaller ones would be a burden for Ray Data
-_TOLD_S = 2.0  # after which a call gives what has come in so far
+_MOST_ROWS = 64  # of a call; where there are many requests, smaller ones would be a burden for Ray Data
 _CPUS = 0.5  # of one actor: it waits most of the time
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 60.0  # before a further attempt, where the server does not say
 
@@ -87,17 +88,8 @@ class ApiActor:
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         stored, batch = await asyncio.to_thread(self._recorder.split, batch)
-        if stored.num_rows:
-            yield stored
-        asking = {asyncio.create_task(self._answer(row)) for row in batch.to_pylist()}
-        try:
-            while asking:
-                told, asking = await asyncio.wait(asking, timeout=_TOLD_S)
-                if told:
-                    yield to_table(task.result() for task in told)
-        finally:
-            for task in asking:
-                task.cancel()
+        answers = await asyncio.gather(*(self._answer(row) for row in batch.to_pylist()))
+        yield pa.concat_tables([stored, to_table(answers)])
 
     async def _admit(self, requests: list[dict[str, Any]]) -> Admitted:
         if self._gate is None:
@@ -115,13 +107,14 @@ class ApiActor:
 
     async def _answer(self, request: dict[str, Any]) -> Answer:
         """The request's answer or final error, stored."""
-        from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, stop_after_delay
+        from tenacity import AsyncRetrying, retry_if_result
 
-        attempts = 0
+        attempts, began = 0, math.inf
 
         async def ask() -> Attempt:
-            nonlocal attempts
+            nonlocal attempts, began
             lane = await self._admission.enter(request)
+            began = min(began, time.monotonic())  # waiting for its first place is no fault of the request
             attempts += 1
             try:
                 return await self._by_lane[id(lane)].ask(request)
@@ -129,7 +122,7 @@ class ApiActor:
                 self._admission.left()
 
         retrying = AsyncRetrying(
-            stop=stop_after_attempt(self._section.max_retries + 1) | stop_after_delay(self._section.deadline_s),
+            stop=lambda _: attempts > self._section.max_retries or time.monotonic() - began >= self._section.deadline_s,
             wait=_wait_s,
             retry=retry_if_result(lambda attempt: attempt.passing),
             retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,

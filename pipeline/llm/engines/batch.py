@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from pipeline.errors import RayrieverError
 from pipeline.llm.engines.batch_api import CHAT_ROUTE, BatchApi, record_of
 from pipeline.llm.engines.batch_files import Folder
-from pipeline.llm.engines.endpoint import chat_parameters, places, read_completion
+from pipeline.llm.engines.endpoint import NO_COMPLETION, chat_parameters, places, read_completion
 from pipeline.llm.engines.gate import Gate
 from pipeline.llm.engines.job import Job, expected_tokens
 from pipeline.llm.responses import Answer, failure, to_table
@@ -193,7 +193,7 @@ def _result(request_id: str, row: dict[str, Any]) -> Answer:
         return failure(request_id, json.dumps(reason), 1)
     try:
         return read_completion(request_id, response["body"])
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except NO_COMPLETION as error:
         return failure(request_id, f"not a chat completion: {type(error).__name__}: {error}", 1)
 
 

@@ -106,7 +106,7 @@ class Endpoint:
 
     async def _heed(self, response: httpx2.Response) -> None:
         """Send nothing more while the server says that a rate is used up, also where it has just answered."""
-        if wait_s := _reset_s(response.headers):
+        if (wait_s := _reset_s(response.headers)) is not None:
             self.lane.pause(wait_s)
 
     async def ask(self, request: dict[str, Any]) -> Attempt:
@@ -129,7 +129,7 @@ class Endpoint:
             async with asyncio.timeout(self._section.timeout_s):
                 body = chat_parameters(request, self._section, self._place)
                 # The typed method builds objects that nobody reads, in more time than all the rest takes.
-                completion = await self._client.post(CHAT_PATH, cast_to=str, body=body)
+                completion = await self._client.post(CHAT_PATH, cast_to=bytes, body=body)
             return "answered", Attempt(read_completion(request_id, json.loads(completion)))
         except TimeoutError:
             reason = f"no answer within {self._section.timeout_s:g} s (llm.timeout_s)"
@@ -138,7 +138,7 @@ class Endpoint:
             return "down", Attempt(failure(request_id, self._reason(error), 1), passing=True)
         except openai.APIStatusError as error:
             return self._status(request_id, error)
-        except (openai.OpenAIError, AttributeError, LookupError, TypeError, ValueError) as error:
+        except (openai.OpenAIError, *NO_COMPLETION) as error:
             # a proxy's web page, or JSON that is no chat completion
             return "refused", Attempt(failure(request_id, f"not a chat completion: {self._reason(error)}", 1))
 
@@ -182,7 +182,7 @@ def _reset_s(headers: Mapping[str, str]) -> float | None:
 def _seconds(duration: str) -> float:
     """Of a duration such as 6m0s or 20ms."""
     units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-    return sum(float(number) * units[unit] for number, unit in re.findall(r"([\d.]+)(ms|[smh])", duration))
+    return sum(float(number) * units[unit] for number, unit in re.findall(r"(\d+(?:\.\d+)?)(ms|[smh])", duration))
 
 
 def chat_parameters(request: dict[str, Any], section: LlmSection, place: Place) -> dict[str, Any]:
@@ -205,19 +205,42 @@ def chat_parameters(request: dict[str, Any], section: LlmSection, place: Place) 
     return body
 
 
-def read_completion(request_id: str, completion: Any) -> Answer:
-    """The answer in the JSON of a chat completion.
+# What reading something else than a chat completion raises.
+NO_COMPLETION = (AttributeError, LookupError, TypeError, ValueError, OverflowError, RecursionError)
+_MOST_TOKENS = 10**9  # that one answer can have taken
 
-    Raises AttributeError, LookupError or TypeError where it is none.
+
+def read_completion(request_id: str, completion: Any) -> Answer:
+    """The answer in the JSON of a chat completion, or the failure that a server tells of in that form.
+
+    Raises one of NO_COMPLETION where it is none, so that whatever is returned can be stored.
     """
     choice, usage = completion["choices"][0], completion.get("usage") or {}
     details = usage.get("prompt_tokens_details") or {}
+    ended = _text(choice.get("finish_reason") or "stop")
+    if ended == "error":
+        return failure(request_id, f"the server broke off: {_text(str(choice.get('error') or 'error'))}", 1)
     return Answer(
         request_id=request_id,
-        text=choice["message"].get("content") or "",
-        finish_reason=str(choice.get("finish_reason") or "stop"),
-        tokens_in=int(usage.get("prompt_tokens") or 0),
-        tokens_out=int(usage.get("completion_tokens") or 0),
+        text=_text(choice["message"].get("content") or ""),
+        finish_reason=ended,
+        tokens_in=_count(usage.get("prompt_tokens")),
+        tokens_out=_count(usage.get("completion_tokens")),
         attempts=1,
-        tokens_cached=int(details.get("cached_tokens") or 0),
+        tokens_cached=_count(details.get("cached_tokens")),
     )
+
+
+def _text(content: Any) -> str:
+    """Text as Parquet can hold it: JSON may spell half of a surrogate pair, which is no character."""
+    if isinstance(content, list):
+        content = "".join(part["text"] for part in content if part["type"] == "text")
+    if not isinstance(content, str):
+        raise TypeError(f"text expected, found {type(content).__name__}")
+    return content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _count(number: Any) -> int:
+    if not 0 <= (counted := int(number or 0)) <= _MOST_TOKENS:
+        raise ValueError(f"{counted} tokens")
+    return counted

@@ -54,7 +54,7 @@ class Recorder:
             time.sleep(admitted.wait_s)
 
     def sent(self, requests: pa.Table) -> None:
-        """Call immediately before the LLM_REQUEST rows go out."""
+        """Call before the LLM_REQUEST rows go out."""
         ids, purposes = requests["request_id"], requests["purpose"]
         self._ledger.record(ids, purposes, self._job.identity, self._job.run_id)
 

@@ -52,7 +52,7 @@ def test_every_task_renders_with_rows_of_the_recipe(recipe: str):
         assert shown["sampling"]["max_tokens"] > 0
     assert "what is thing 0?" in rendered("verdict", recipe)["messages"][-1]["content"]
     assert "passage number 0" in rendered("verdict", recipe)["messages"][-1]["content"]
-    assert rendered("verdict", recipe)["sampling"] == {"temperature": 0.0, "max_tokens": 8, "seed": None}
+    assert rendered("verdict", recipe)["sampling"] == {"temperature": 0.0, "max_tokens": 8, "seed": None, "choices": []}
 
 
 def test_rendering_before_its_stage_says_what_to_run(recipe: str):

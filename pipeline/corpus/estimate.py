@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -94,8 +95,9 @@ def _from_metadata(source: FileSource, wanted: WantedColumns) -> Estimate:
 
 
 def _first_texts(parquet: pq.ParquetFile, columns: Columns) -> list[str]:
-    for batch in parquet.iter_batches(_EXAMPLES, columns=[columns.text]):
-        return [str(text) for text in batch.column(0).to_pylist() if text]
+    with suppress(ValueError):  # text that is none costs its row later, and no plan now
+        for batch in parquet.iter_batches(_EXAMPLES, columns=[columns.text]):
+            return [str(text) for text in batch.column(0).to_pylist() if text]
     return []
 
 

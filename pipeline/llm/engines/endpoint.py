@@ -25,6 +25,7 @@ OPENAI_URL = "https://api.openai.com/v1"
 CHAT_PATH = "/chat/completions"
 # Besides these and 5xx, asking again brings the same answer.
 _PASSING = {408, 409, 425, 429}
+_LONGEST_PAUSE_S = 30.0  # some tell when the day's rate begins anew
 _REACH_S = 10.0  # seconds a server may take to say that it is there
 
 
@@ -107,7 +108,7 @@ class Endpoint:
     async def _heed(self, response: httpx2.Response) -> None:
         """Send nothing more while the server says that a rate is used up, also where it has just answered."""
         if (wait_s := _reset_s(response.headers)) is not None:
-            self.lane.pause(wait_s)
+            self.lane.pause(min(wait_s, _LONGEST_PAUSE_S))
 
     async def ask(self, request: dict[str, Any]) -> Attempt:
         """Send an LLM_REQUEST row once. Tells the lane, and gives its place back."""

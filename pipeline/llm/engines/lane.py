@@ -103,8 +103,8 @@ class Lane:
             self._pause_s = min(_LONGEST_PAUSE_S, 2 * self._pause_s)
 
     def pause(self, seconds: float) -> None:
-        """Have no room for so long, but no longer than for half a minute."""
-        self._paused_until = max(self._paused_until, self._clock() + min(seconds, _LONGEST_PAUSE_S))
+        """Have no room for so long."""
+        self._paused_until = max(self._paused_until, self._clock() + seconds)
 
     def _adapt(self, turned_away: bool, seconds: float) -> None:
         self._outcomes.append(turned_away)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 from pipeline import __version__
@@ -40,7 +41,15 @@ class PlannedStage:
     key: str
     present: Artifact | None  # the finished artifact that is reused; None where the stage runs
     section: dict[str, Any]
-    estimate: Estimate
+    recipe: Recipe
+    inputs: Mapping[str, PlannedStage]
+
+    @cached_property
+    def estimate(self) -> Estimate:
+        """Made when somebody looks: it may open a tokenizer and read stored answers."""
+        if self.present is not None and self.stage.observe is not None:
+            return self.stage.observe(self.present)
+        return self.stage.estimate(self.recipe, {name: each.estimate for name, each in self.inputs.items()})
 
     @property
     def action(self) -> Action:
@@ -64,11 +73,8 @@ def plan(
         present = None if forced else workspace.artifact(stage.name, key)
         if present is not None and present.manifest.inputs != _identities(planned[n].present for n in stage.inputs):
             present = None  # made from an artifact that a forced rerun has replaced, or will
-        if present is not None and stage.observe is not None:
-            estimate = stage.observe(present)
-        else:
-            estimate = stage.estimate(recipe, {name: planned[name].estimate for name in stage.inputs})
-        planned[stage.name] = PlannedStage(stage, key, present, section, estimate)
+        inputs = {name: planned[name] for name in stage.inputs}
+        planned[stage.name] = PlannedStage(stage, key, present, section, recipe, inputs)
         if stage.name == until:
             break
     return list(planned.values())
@@ -83,7 +89,11 @@ def run(recipe: Recipe, listener: Listener, start: str | None = None, until: str
     workspace.check_writable()
     finished: dict[str, Artifact] = {}
     with workspace.lock(), _readable_errors(workspace):
-        for step in plan(recipe, workspace, start, until):
+        steps = plan(recipe, workspace, start, until)
+        for step in steps:
+            if step.present is None:
+                _ = step.estimate  # before anything is asked: afterwards it would know the answers
+        for step in steps:
             finished[step.stage.name] = _bring_about(step, recipe, workspace, finished, listener)
         if "evaluate" in finished:
             # On every run: under these paths the report is that of the recipe that was run last.

@@ -11,9 +11,11 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.llm.requests import Messages
 from pipeline.models import ModelLocation
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,19 @@ def open_tokenizer(place: ModelLocation, local_only: bool) -> Any:
         return transformers.AutoTokenizer.from_pretrained(place.path_or_name, gguf_file=place.gguf_file)
     name = str(kept or place.path_or_name)
     return transformers.AutoTokenizer.from_pretrained(name, local_files_only=local_only or _is_local(name))
+
+
+def chat_tokens(tokenizer: Any, messages: Messages, template: Mapping[str, Any]) -> list[int]:
+    """A conversation as the model reads it, up to where its answer begins. Raises what the template raises.
+
+    Args:
+        template: further arguments of the chat template.
+    """
+    conversation = [dict(message) for message in messages]
+    text = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True, **template)
+    # the template has written the special tokens already
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
 
 
 def _is_local(path_or_name: str) -> bool:

@@ -111,9 +111,11 @@ def answers(
 
         written = 0
         workspace = Workspace(load_recipe(recipe, overrides).workspace)
-        known = sorted(usage.purpose for usage in totals(workspace).usages if usage.answered)
-        if purpose is not None and purpose not in known:
-            raise RayrieverError(f"answers: there are none for {purpose!r}, only for {', '.join(known) or 'nothing'}.")
+        if purpose is not None:
+            known = sorted(usage.purpose for usage in totals(workspace).usages if usage.answered)
+            if purpose not in known:
+                there = ", ".join(known) or "nothing"
+                raise RayrieverError(f"answers: there are none for {purpose!r}, only for {there}.")
         with new_file(path) as stream:
             for row in ResponseStore(workspace).rows():
                 if purpose in (None, row["purpose"]):

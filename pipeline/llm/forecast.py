@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import mean
 
 from pipeline.errors import RayrieverError
-from pipeline.llm.engines.weights import open_tokenizer
+from pipeline.llm.engines.weights import chat_tokens, open_tokenizer
 from pipeline.llm.requests import Messages, model_identity
 from pipeline.llm.store import totals
 from pipeline.models import locate
@@ -106,10 +106,8 @@ def counter(section: LlmSection) -> tuple[Callable[[Messages], int], str]:
         return _guessed, f"{guess}: the tokenizer of {section.model} is not on this machine"
 
     def counted(messages: Messages) -> int:
-        template = {"tokenize": False, "add_generation_prompt": True, **section.chat_template}
         try:
-            text = tokenizer.apply_chat_template([dict(message) for message in messages], **template)
-            return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+            return len(chat_tokens(tokenizer, messages, section.chat_template))
         except Exception:  # a prompt that the template refuses will be a failed request, which says why
             return _guessed(messages)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,11 @@ Flags = npt.NDArray[np.bool_]  # one per place
 def ids_of(rows: pa.Table) -> Ids:
     """Request ids as an array of fixed width: a third of the memory of Python's strings, and to be searched."""
     return np.array(rows["request_id"].to_pylist(), dtype=np.bytes_)
+
+
+def first_of_each(values: npt.NDArray[Any]) -> Flags:
+    """True where a sorted array has a value for the first time."""
+    return np.concatenate([np.ones(len(values[:1]), np.bool_), values[1:] != values[:-1]])
 
 
 class _Rows:
@@ -105,9 +111,7 @@ class Order:
     def first(self) -> Flags:
         """True at the first place of every id."""
         found = np.zeros(self.count, np.bool_)
-        if self.count:
-            is_new = np.concatenate([[True], self._ids[1:] != self._ids[:-1]])
-            found[self._places[is_new]] = True
+        found[self._places[first_of_each(self._ids)]] = True
         return found
 
     def match(self, ids: Ids) -> tuple[npt.NDArray[np.int64], Places]:
@@ -146,6 +150,4 @@ class Order:
 def _one_per_place(rows: pa.Table) -> pa.Table:
     rows = rows.append_column("failed", pc.is_valid(rows["error"]))  # an answer goes before a failure
     rows = rows.sort_by([(name, "ascending") for name in ("place", "failed", "text")])
-    places = rows["place"].to_numpy()
-    is_new = np.concatenate([[True], places[1:] != places[:-1]]) if len(places) else np.empty(0, np.bool_)
-    return rows.filter(pa.array(is_new)).drop_columns(["place", "failed"])
+    return rows.filter(pa.array(first_of_each(rows["place"].to_numpy()))).drop_columns(["place", "failed"])

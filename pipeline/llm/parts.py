@@ -60,11 +60,13 @@ class PartFolder:
                 seen |= parts.keys()
                 vanished: list[str] = []
                 waiting: list[pa.Table] = []
+                rows = 0
                 for piece in self._in_turn(parts, schema, readers, vanished):
                     waiting.append(piece)
-                    if sum(each.num_rows for each in waiting) >= _ROWS_AT_A_TIME:
+                    rows += piece.num_rows
+                    if rows >= _ROWS_AT_A_TIME:
                         yield pa.concat_tables(waiting)
-                        waiting = []
+                        waiting, rows = [], 0
                 if waiting:
                     yield pa.concat_tables(waiting)
                 if not vanished:

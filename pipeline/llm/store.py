@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.llm.order import Order, ids_of
+from pipeline.llm.order import Order, first_of_each, ids_of
 from pipeline.llm.parts import PartFolder, PartWriter
 from pipeline.llm.responses import answered
 from pipeline.records import LLM_RESPONSE
@@ -77,11 +77,7 @@ class ResponseStore:
 def _one_per_request(rows: pa.Table, by: list[str]) -> pa.Table:
     """Two answers to one request exist when a run died in between; which one counts must not depend on file names."""
     rows = rows.sort_by([(name, "ascending") for name in ("request_id", *by)])
-    ids = rows["request_id"].combine_chunks()
-    if len(ids) < 2:
-        return rows
-    is_new = pc.not_equal(ids[1:], ids[:-1])
-    return rows.filter(pa.concat_arrays([pa.array([True]), is_new]))
+    return rows.filter(pa.array(first_of_each(ids_of(rows))))
 
 
 class Ledger:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.llm.engines.job import Job, Recorder, sampled_batches
-from pipeline.llm.engines.weights import open_model
-from pipeline.llm.requests import Messages, Sampling
+from pipeline.llm.engines.weights import chat_tokens, open_model
+from pipeline.llm.requests import Sampling
 from pipeline.llm.responses import Answer, failure, to_table
 from pipeline.models import locate
 from pipeline.recipe import LlmSection
@@ -133,7 +133,7 @@ class LocalModel:
         """An LLM_REQUEST row as tokens; an error answer where they do not fit or the template refuses them."""
         sampling = Sampling.from_json(row["sampling"])
         try:
-            token_ids = self._tokenize(json.loads(row["messages"]))
+            token_ids = chat_tokens(self.tokenizer, json.loads(row["messages"]), self.template)
         except Exception as error:
             return failure(row["request_id"], f"chat template: {type(error).__name__}: {error}", 0)
         room = max(0, self.max_context_tokens - sampling.max_tokens)
@@ -144,12 +144,6 @@ class LocalModel:
             f"of {self.max_context_tokens}"
         )
         return failure(row["request_id"], reason, 0)
-
-    def _tokenize(self, messages: Messages) -> list[int]:
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **self.template)
-        # the template has written the special tokens already
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Answer]:
         """Answers in the order of the prompts, drawn with a seed made of their ids."""

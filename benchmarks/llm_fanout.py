@@ -21,7 +21,7 @@ from pathlib import Path
 from figures import show
 
 from pipeline.llm.complete import complete
-from pipeline.llm.requests import Sampling, build
+from pipeline.llm.requests import Request, Sampling, tables
 from pipeline.progress import Silent
 from pipeline.ray_session import ensure_ray
 from pipeline.recipe import LlmSection, RaySection
@@ -69,12 +69,12 @@ def stub(*faults: str) -> Iterator[str]:
 
 
 def ours(url: str, requests: int) -> None:
-    rows = build("stub", "question", ([{"role": "user", "content": f"q {n}"}] for n in range(requests)), Sampling(0, 9))
+    asked = (Request("question", [{"role": "user", "content": f"q {n}"}], Sampling(0, 9)) for n in range(requests))
     section = LlmSection(
         engine="openai", model="stub", base_url=url, concurrency=CONCURRENT, timeout_s=HANG_S, max_retries=8
     )
     with tempfile.TemporaryDirectory() as folder:
-        answers = complete([rows], section, Workspace(folder), RaySection(), Silent(), "question")
+        answers = complete(tables("stub", asked), section, Workspace(folder), RaySection(), Silent(), "question")
         assert all(row["error"] is None for row in answers), "a request stayed without an answer"
 
 

@@ -50,7 +50,7 @@ def complete(
 
     When it returns, all is asked and stored; the rows are read back while they are taken. Of neither requests nor
     answers is more than a few thousand in memory at any time, beside their ids and failures: the others are on the
-    disk, in the system's folder for temporary files. (Engine batch holds the requests it has to write.)
+    disk, in the system's folder for temporary files. (Engine batch holds a file of requests at a time.)
 
     Answers are stored as they arrive, in the workspace and by content address: equal requests are asked once, and
     after a kill only what had no answer is asked. Where nothing is missing, Ray is not started. Rows without an answer
@@ -134,9 +134,11 @@ def _answers(
     if section.engine == "batch":
         from pipeline.llm.engines import batch
 
-        gate = Gate(section, spent)
-        missing = pa.concat_tables(rows for _, rows in asked.chunks())
-        return batch.answers(missing, _job(section, workspace, None), gate, report.message), gate.closed
+        # Files go out whole: how fast their requests are taken is the API's affair.
+        gate = Gate(section.model_copy(update={"requests_per_minute": None, "tokens_per_minute": None}), spent)
+        missing = (rows for _, rows in asked.chunks())
+        job = _job(section, workspace, None)
+        return batch.answers(asked.unsettled(), missing, job, gate, report.message), gate.closed
     ensure_ray(ray_section)
     engine = _engine(section)
     require_resources(actor_keys("llm"), section.actors, engine.cpus(section), section.gpus_per_actor)

@@ -135,7 +135,7 @@ def test_files_stay_within_the_limits_of_the_api(tmp_path: Path, monkeypatch: py
 
 def test_budget_keeps_requests_out_of_the_files(tmp_path: Path):
     with pytest.raises(RayrieverError, match="30 requests wait"):
-        ask(requests(100), tmp_path, budget={"max_requests": 30})
+        ask(requests(100), tmp_path, budget={"max_requests": 30}, requests_per_minute=60)
     answer(tmp_path, list(map(result, lines(tmp_path, "requests"))))
     with pytest.raises(RayrieverError, match=r"over budget: 30 requests sent(.|\n)*70 of 100 requests"):
         ask(requests(100), tmp_path, budget={"max_requests": 30})

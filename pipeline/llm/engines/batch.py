@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.errors import RayrieverError
 from pipeline.llm.engines.batch_api import CHAT_ROUTE, BatchApi, record_of
@@ -43,20 +42,25 @@ def check(section: LlmSection) -> None:
         BatchApi(places(section)[0]).check()
 
 
-def answers(missing: pa.Table, job: Job, gate: Gate, say: Callable[[str], None]) -> Generator[pa.Table]:
-    """LLM_RESPONSE rows for LLM_REQUEST rows, as results are found; requests that the gate keeps back have none.
+def answers(
+    ids: Collection[str], missing: Iterable[pa.Table], job: Job, gate: Gate, say: Callable[[str], None]
+) -> Generator[pa.Table]:
+    """LLM_RESPONSE rows as results are found; requests that the gate keeps back have none.
+
+    Args:
+        ids: of the requests that have no answer yet.
+        missing: their LLM_REQUEST rows, read once; a file of requests at a time is in memory.
 
     Raises RayrieverError when results are still to come: the next run goes on from the files.
     """
-    box = Box(job)
-    yield from box.collect(missing, say)
+    box, wanted = Box(job), frozenset(ids)
+    yield from box.collect(wanted, say)
     box.write(missing, gate, say)
     if job.section.batch.submit:
         api = BatchApi(places(job.section)[0])
         for _ in api.finished(box.requests, box.batches, box.results, job.section.batch.poll_s, say):
-            yield from box.collect(missing, say)
-    waiting = sum(pc.is_in(missing["request_id"], pa.array(list(box.waiting()), pa.string())).to_pylist())
-    if waiting:
+            yield from box.collect(wanted, say)
+    if waiting := len(wanted & box.waiting().keys()):
         raise RayrieverError(
             f"llm: {waiting:,} requests wait for their results. They are in {box.requests.uri}: have the files "
             f"answered (OpenAI Batch API, or any program), put the results into {box.results.uri}, and run the same "
@@ -86,10 +90,9 @@ class Box:
             if row is not None and row["custom_id"] not in self._returned
         }
 
-    def collect(self, missing: pa.Table, say: Callable[[str], None]) -> Generator[pa.Table]:
-        """Store the answers in result files; LLM_RESPONSE rows of the missing requests; finished files go to done/."""
+    def collect(self, wanted: frozenset[str], say: Callable[[str], None]) -> Generator[pa.Table]:
+        """Store the answers in result files; LLM_RESPONSE rows of the wanted requests; finished files go to done/."""
         waiting, counts = self.waiting(), Counter[str]()
-        wanted = set(missing["request_id"].to_pylist())
         failures: dict[str, Answer] = {}
         touched: dict[str, set[str]] = {}  # result file -> files of requests it answers
         for name in (*self.results.names(".jsonl"), *self.results.names(".jsonl.gz")):
@@ -128,7 +131,7 @@ class Box:
                 else:
                     failures[request_id] = answer
 
-    def _stored(self, answers: list[Answer], waiting: dict[str, str], wanted: set[str]) -> pa.Table:
+    def _stored(self, answers: list[Answer], waiting: dict[str, str], wanted: frozenset[str]) -> pa.Table:
         purposes = pa.array([_purpose(waiting[answer.request_id]) for answer in answers], pa.string())
         self._store.add(to_table(answers), purposes, self._job.identity)
         self._returned |= {answer.request_id for answer in answers}
@@ -145,13 +148,12 @@ class Box:
             if files and not files & still_waiting:
                 self.results.move(name, self._done)
 
-    def write(self, missing: pa.Table, gate: Gate, say: Callable[[str], None]) -> None:
+    def write(self, missing: Iterable[pa.Table], gate: Gate, say: Callable[[str], None]) -> None:
         """New files for requests that are in none yet, as far as the gate admits them."""
-        known = pa.array([*self.waiting(), *self._returned], pa.string())
-        rows = missing.filter(pc.invert(pc.is_in(missing["request_id"], known))).sort_by("purpose").to_pylist()
-        admitted = gate.admit([expected_tokens(row["messages"], row["sampling"]) for row in rows])
-        rows = rows[: admitted.count]
-        for number, (purpose, lines) in enumerate(_files(rows, self._job.section)):
+        known = self.waiting().keys() | self._returned
+        rows = (row for rows in missing for row in rows.to_pylist() if row["request_id"] not in known)
+        written = 0
+        for number, (purpose, lines) in enumerate(_files(_admitted(rows, gate), self._job.section)):
             content = "".join(lines.values()).encode()
             ids = list(lines)
             # Before the file is there: a request that may have gone out counts as sent.
@@ -159,25 +161,35 @@ class Box:
                 pa.array(ids, pa.string()), pa.array([purpose] * len(ids)), self._job.identity, self._job.run_id
             )
             self.requests.write(f"{purpose}-{digest({'ids': ids})}-{number:04d}.jsonl", content)
-        if rows:
-            say(f"{len(rows):,} requests written to {self.requests.uri}")
+            written += len(lines)
+        if written:
+            say(f"{written:,} requests written to {self.requests.uri}")
 
 
-def _files(rows: list[dict[str, Any]], section: LlmSection) -> Iterator[tuple[str, dict[str, str]]]:
+def _admitted(rows: Iterable[dict[str, Any]], gate: Gate) -> Iterator[dict[str, Any]]:
+    """The rows that come before the budget is reached."""
+    for row in rows:
+        if not gate.admit([expected_tokens(row["messages"], row["sampling"])]).count:
+            return
+        yield row
+
+
+def _files(rows: Iterable[dict[str, Any]], section: LlmSection) -> Iterator[tuple[str, dict[str, str]]]:
     """Purpose, and lines by request id, of one file after another; each within the limits of the API."""
     place = places(section)[0]
-    lines: dict[str, str] = {}
-    purpose, size = "", 0
+    begun: dict[str, dict[str, str]] = {}  # by purpose
+    sizes = Counter[str]()
     for row in rows:
-        body = chat_parameters(row, section, place)
+        purpose, body = row["purpose"], chat_parameters(row, section, place)
         line = json.dumps({"custom_id": row["request_id"], "method": "POST", "url": CHAT_ROUTE, "body": body}) + "\n"
-        if lines and (row["purpose"] != purpose or len(lines) == _MOST_REQUESTS or size + len(line) > _MOST_BYTES):
+        lines = begun.setdefault(purpose, {})
+        if lines and (len(lines) == _MOST_REQUESTS or sizes[purpose] + len(line) > _MOST_BYTES):
             yield purpose, lines
-            lines, size = {}, 0
-        purpose, size = row["purpose"], size + len(line)
+            lines = begun[purpose] = {}
+            sizes[purpose] = 0
+        sizes[purpose] += len(line)
         lines[row["request_id"]] = line
-    if lines:
-        yield purpose, lines
+    yield from begun.items()
 
 
 def _purpose(name: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from pydantic import ValidationError
 
 from pipeline.errors import RayrieverError
@@ -24,6 +25,7 @@ from tests.asked import build
 from tests.small_run import write_corpus
 
 _HAS_VLLM = importlib.util.find_spec("vllm") is not None
+_RANK = 4  # of the adapter
 
 
 @pytest.mark.skipif(_HAS_VLLM, reason="vLLM is installed")
@@ -119,6 +121,46 @@ def test_real_engine_answers_and_refuses_and_is_asked_only_once(instruct_folder:
     again = list(complete([requests.slice(0, 20)], settings, workspace, RaySection(), Silent(), "question"))
     assert again == answers[:20]
     assert totals(workspace).sent == 21
+
+
+def _write_adapter(folder: Path, model: Path) -> None:
+    """A LoRA adapter of random weights, large enough to change what the model says."""
+    from safetensors.torch import save_file
+
+    shape = json.loads((model / "config.json").read_text())
+    width, drawn = shape["hidden_size"], torch.Generator().manual_seed(0)
+    weights = {}
+    for layer in range(shape["num_hidden_layers"]):
+        name = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
+        weights[f"{name}.lora_A.weight"] = torch.randn(_RANK, width, generator=drawn)
+        weights[f"{name}.lora_B.weight"] = torch.randn(width, _RANK, generator=drawn)
+    folder.mkdir()
+    save_file(weights, folder / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": _RANK, "lora_alpha": _RANK, "lora_dropout": 0.0}
+    settings |= {"target_modules": ["q_proj"], "bias": "none", "base_model_name_or_path": str(model)}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not _HAS_VLLM, reason="vLLM is not installed")
+@pytest.mark.usefixtures("ray_cluster")
+def test_adapter_answers_where_the_bare_model_has_answered_before(instruct_folder: Path, tmp_path: Path):
+    """An engine that ignored it would be noticed by nobody: it writes fluent answers all the same."""
+    _write_adapter(tmp_path / "adapter", instruct_folder)
+    bare = section(instruct_folder, batch_size=4, max_context_tokens=512)
+    adapted = bare.model_copy(update={"lora": str(tmp_path / "adapter")})
+    workspace, texts = Workspace(str(tmp_path / "workspace")), []
+    for settings in (bare, adapted):
+        conversations = [[{"role": "user", "content": f"Name one sea. Number {number}."}] for number in range(4)]
+        requests = build(model_identity(settings), "question", conversations, Sampling(0, 16))
+        answers = list(complete([requests], settings, workspace, RaySection(), Silent(), "question"))
+        assert [answer["error"] for answer in answers] == [None] * 4
+        texts.append([answer["text"] for answer in answers])
+    assert all(one != other for one, other in zip(*texts, strict=True))
+    assert {usage.model: usage.answered for usage in totals(workspace).usages} == {
+        model_identity(bare): 4,
+        model_identity(adapted): 4,
+    }
 
 
 class _Quiet:

@@ -5,7 +5,10 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from pipeline.progress import Silent
 from pipeline.recipe import Recipe
+from pipeline.stage import Stage
+from pipeline.workspace import Artifact
 
 _TOPICS = {
     "bread": "dough yeast flour oven crust rises salt water kneading loaf",
@@ -13,6 +16,27 @@ _TOPICS = {
     "stars": "galaxy telescope orbit planet light comet nebula gravity sky moon",
     "trees": "leaf bark root forest oak branch seed season trunk soil",
 }
+
+
+class Recorder(Silent):
+    """Listener of a run; remembers which stages ran, which were kept, and what was said."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.kept: list[str] = []
+        self.messages: list[str] = []
+
+    def reused(self, artifact: Artifact) -> None:
+        self.kept.append(artifact.manifest.stage)
+
+    def started(self, stage: Stage) -> "Recorder":
+        self.ran.append(stage.name)
+        return self
+
+    def finished(self, artifact: Artifact) -> None: ...
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
 
 
 def write_corpus(folder: Path) -> None:

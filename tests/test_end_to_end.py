@@ -10,30 +10,11 @@ from pipeline.evaluation.report import Report
 from pipeline.evaluation.stage import systems
 from pipeline.evaluation.trec import from_run
 from pipeline.live import search
-from pipeline.progress import Silent
 from pipeline.recipe import Recipe
 from pipeline.runner import finished_artifacts, plan, run
 from pipeline.stages import stages_of
 from pipeline.workspace import Workspace
-from tests.small_run import small_recipe, write_corpus, write_like_a_model
-
-
-class Recorder(Silent):
-    """Remembers which stages ran."""
-
-    def __init__(self) -> None:
-        self.ran: list[str] = []
-        self.kept: list[str] = []
-
-    def reused(self, artifact) -> None:
-        self.kept.append(artifact.manifest.stage)
-
-    def started(self, stage) -> "Recorder":
-        self.ran.append(stage.name)
-        return self
-
-    def finished(self, artifact) -> None:
-        return
+from tests.small_run import Recorder, small_recipe, write_corpus, write_like_a_model
 
 
 @pytest.fixture

@@ -6,24 +6,9 @@ from pathlib import Path
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from pipeline.progress import Silent
 from pipeline.recipe import Recipe
 from pipeline.runner import run
-from pipeline.workspace import Artifact
-from tests.small_run import recipe_values, write_corpus
-
-
-class Listener(Silent):
-    def __init__(self) -> None:
-        self.ran: list[str] = []
-
-    def reused(self, artifact: Artifact) -> None: ...
-
-    def started(self, stage) -> "Listener":
-        self.ran.append(stage.name)
-        return self
-
-    def finished(self, artifact: Artifact) -> None: ...
+from tests.small_run import Recorder, recipe_values, write_corpus
 
 
 @pytest.fixture
@@ -49,7 +34,7 @@ def recipe(tmp_path: Path, tiny_encoder: Path, ray_cluster: None) -> Recipe:
 
 def test_each_round_mines_with_the_encoder_of_the_one_before_and_goes_on_from_it(recipe: Recipe):
     """Mined with the base encoder again, or trained from it, the rounds would be the same training twice."""
-    listener = Listener()
+    listener = Recorder()
     finished = run(recipe, listener, until="distill")
     made = [f"{stage}_round_1" for stage in ("distill", "encode_tuned", "index_tuned", "mine")]
     assert listener.ran[-6:] == ["mine", *made, "distill"]
@@ -73,7 +58,7 @@ def test_each_round_mines_with_the_encoder_of_the_one_before_and_goes_on_from_it
     chosen = max(finished["distill_round_1"].table("curve")["dev_ndcg_at_10"].to_pylist()[1:])
     assert finished["distill"].table("curve")["dev_ndcg_at_10"][0].as_py() == pytest.approx(chosen)
 
-    again = Listener()
+    again = Recorder()
     run(recipe, again, until="distill")
     assert again.ran == []
 

@@ -17,11 +17,10 @@ from pipeline.ablation.result import Ablation
 from pipeline.ablation.run import ablate
 from pipeline.cli import app
 from pipeline.errors import RayrieverError
-from pipeline.progress import Silent
 from pipeline.recipe import load_recipe
 from pipeline.runner import finished_artifacts
 from pipeline.workspace import Artifact, Workspace
-from tests.small_run import write_corpus
+from tests.small_run import Recorder, write_corpus
 
 SEEDS = [4, 9]
 STAGE_1_ONLY = {"align": None, "preferences": None}
@@ -29,24 +28,6 @@ WARM = {**STAGE_1_ONLY, "distill.temperature": 0.3}
 SHARED = ["corpus", "queries", "synthesis", "encode_base", "index_base"]
 STAGE_1 = ["distill", "encode_tuned", "index_tuned"]
 STAGE_2 = ["preferences", "align", "encode_aligned", "index_aligned"]
-
-
-class Recorder(Silent):
-    """Remembers which stages ran."""
-
-    def __init__(self) -> None:
-        self.ran: list[str] = []
-        self.announced: list[str] = []
-
-    def reused(self, artifact) -> None:
-        return
-
-    def started(self, stage) -> "Recorder":
-        self.ran.append(stage.name)
-        return self
-
-    def finished(self, artifact) -> None:
-        return
 
 
 def write_lines(path: Path, lines: list[str]) -> None:
@@ -101,7 +82,7 @@ def write_recipe(folder: Path, encoder: Path, arms: dict[str, dict[str, Any]], *
 
 def run_recorded(path: Path, *chosen: str) -> tuple[Ablation, Recorder]:
     recorder = Recorder()
-    return ablate(load_recipe(path), recorder, recorder.announced.append, chosen), recorder
+    return ablate(load_recipe(path), recorder, recorder.message, chosen), recorder
 
 
 def finished(path: Path, arm: str, seed: int) -> dict[str, Artifact]:
@@ -133,7 +114,8 @@ def test_two_arms_two_seeds_then_nothing_then_stage_2_and_failing_arms(folder: P
 
     whole, recorder = run_recorded(path)
     assert recorder.ran == [*STAGE_1, *STAGE_1], "what arms share, or have finished, ran again"
-    assert recorder.announced[-1] == "arm 2 of 2, warm, seed 9" and len(recorder.announced) == 4
+    announced = [text for text in recorder.messages if text.startswith("arm ")]
+    assert announced[-1] == "arm 2 of 2, warm, seed 9" and len(announced) == 4
     assert [row.name for row in whole.rows] == ["BM25", "base", "plain", "warm"]
     assert not whole.failed and [row.seeds for row in whole.rows] == [0, 0, 2, 2]
     _check_figures(whole, folder, path, tiny_encoder)

@@ -4,10 +4,11 @@ import json
 import random
 import re
 import threading
+import zlib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
@@ -20,8 +21,13 @@ from pipeline.llm.store import totals
 from pipeline.progress import Silent
 from pipeline.recipe import LlmSection, RaySection
 from pipeline.records import LLM_RESPONSE
+from pipeline.runner import run
 from pipeline.workspace import Workspace
 from tests.asked import build
+from tests.small_run import Recorder, small_recipe, write_corpus, write_like_a_model
+
+if TYPE_CHECKING:
+    from tests.conftest import ChatServer
 
 SECTION = {"engine": "batch", "model": "m", "base_url": "http://127.0.0.1:9/v1", "max_failed_share": 0.05}
 
@@ -102,6 +108,10 @@ def test_shuffled_results_with_errors_are_the_answers_of_their_requests(tmp_path
     assert {use.purpose for use in counted.usages} == {"question", "verdict"}
     assert not lines(tmp_path, "requests") and len(lines(tmp_path, "done")) == 4000
 
+    again = ask(rows, tmp_path)
+    assert again["text"].equals(found["text"]) and not lines(tmp_path, "requests"), "a stage that begins anew goes on"
+    (kept,) = (tmp_path / "llm" / "batches" / "failed").iterdir()
+    kept.unlink()
     with pytest.raises(RayrieverError, match="20 requests wait"):
         ask(rows, tmp_path)
     assert {each["custom_id"] for each in lines(tmp_path, "requests")} == broken, "only what failed is asked again"
@@ -122,6 +132,20 @@ def test_results_that_come_in_parts_are_kept_and_the_rest_waited_for(tmp_path: P
     assert "1 lines of second.jsonl cannot be read" in said and "1 results of second.jsonl are of no request" in said
 
 
+def test_more_errors_than_allowed_stop_the_stage_and_are_asked_again(tmp_path: Path):
+    rows = requests(10)
+    with pytest.raises(RayrieverError):
+        ask(rows, tmp_path)
+    asked = lines(tmp_path, "requests")
+    bad = [{"custom_id": each["custom_id"], "error": {"code": "batch_expired"}} for each in asked[:4]]
+    answer(tmp_path, [*bad, *map(result, asked[4:])])
+    with pytest.raises(RayrieverError, match=r"4 of 10 requests(.|\n)*batch_expired(.|\n)*6 answers are stored"):
+        ask(rows, tmp_path)
+    with pytest.raises(RayrieverError, match="4 requests wait"):
+        ask(rows, tmp_path)
+    assert {each["custom_id"] for each in lines(tmp_path, "requests")} == {each["custom_id"] for each in bad}
+
+
 def test_files_stay_within_the_limits_of_the_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(batch, "_MOST_REQUESTS", 40)
     monkeypatch.setattr(batch, "_MOST_BYTES", 6000)
@@ -140,6 +164,48 @@ def test_budget_keeps_requests_out_of_the_files(tmp_path: Path):
     with pytest.raises(RayrieverError, match=r"over budget: 30 requests sent(.|\n)*70 of 100 requests"):
         ask(requests(100), tmp_path, budget={"max_requests": 30})
     assert totals(Workspace(str(tmp_path))).answered == 30
+
+
+def test_batch_files_lead_to_the_artifacts_of_a_live_run(
+    tmp_path: Path,
+    tiny_encoder: Path,
+    chat_server: "ChatServer",
+    ray_cluster: None,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """The same answers and the same failures, whichever way they came and in whatever order."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    chat_server.reply = _write_or_fail
+    write_corpus(tmp_path / "live")
+    write_corpus(tmp_path / "files")
+    kept = {"max_failed_share": 0.5}
+    live = run(small_recipe(tmp_path / "live", tiny_encoder, chat_server.url, llm=kept), Recorder(), until="synthesis")
+    recipe = small_recipe(tmp_path / "files", tiny_encoder, "http://127.0.0.1:9/v1", llm={"engine": "batch", **kept})
+    found, listener, chance = {}, Recorder(), random.Random(0)
+    for _ in range(10):
+        try:
+            found = run(recipe, listener, until="synthesis")
+            break
+        except RayrieverError as error:
+            assert "wait for their results" in str(error)
+            results = [_as_a_live_server(each) for each in lines(tmp_path / "files" / "workspace", "requests")]
+            chance.shuffle(results)
+            answer(tmp_path / "files" / "workspace", results)
+    assert any(re.search(r"[1-9]\d* results, [1-9]\d* errors", text) for text in listener.messages)
+    for stage in ("queries", "synthesis"):
+        for table in live[stage].manifest.tables:
+            assert found[stage].table(table).equals(live[stage].table(table)), (stage, table)
+        assert found[stage].manifest.outcomes == live[stage].manifest.outcomes
+
+
+def _write_or_fail(content: str, attempt: int) -> dict[str, Any]:
+    return {"status": 500} if zlib.crc32(content.encode()) % 20 == 7 else write_like_a_model(content, attempt)
+
+
+def _as_a_live_server(request: dict[str, Any]) -> dict[str, Any]:
+    reply = _write_or_fail(request["body"]["messages"][-1]["content"], 1)
+    body = json.loads(reply.get("body", "{}"))
+    return {"custom_id": request["custom_id"], "response": {"status_code": reply.get("status", 200), "body": body}}
 
 
 class BatchServer:

@@ -19,10 +19,9 @@ from pipeline.llm.store import ResponseStore, totals
 from pipeline.progress import Silent
 from pipeline.recipe import LlmSection, RaySection, Recipe
 from pipeline.runner import run
-from pipeline.stage import Stage
-from pipeline.workspace import Artifact, Workspace
+from pipeline.workspace import Workspace
 from tests.asked import build
-from tests.small_run import write_corpus
+from tests.small_run import Recorder, write_corpus
 
 _HAS_VLLM = importlib.util.find_spec("vllm") is not None
 _RANK = 4  # of the adapter
@@ -163,19 +162,6 @@ def test_adapter_answers_where_the_bare_model_has_answered_before(instruct_folde
     }
 
 
-class _Quiet:
-    """A listener that says nothing."""
-
-    def reused(self, artifact: Artifact) -> None:
-        return
-
-    def started(self, stage: Stage) -> Silent:
-        return Silent()
-
-    def finished(self, artifact: Artifact) -> None:
-        return
-
-
 def _kill_engine_when(workspace: Workspace, answers: int, killed: list[int]) -> None:
     """Kill the actor of the engine, as the system does for memory, once so many answers are stored."""
     while not killed:
@@ -213,7 +199,7 @@ def test_synthesis_goes_on_after_its_engine_was_killed_and_every_verdict_can_be_
     workspace, killed = Workspace(recipe.workspace), list[int]()
     killer = threading.Thread(target=_kill_engine_when, args=(workspace, 48, killed), daemon=True)
     killer.start()
-    synthesis = run(recipe, _Quiet(), until="synthesis")["synthesis"]
+    synthesis = run(recipe, Recorder(), until="synthesis")["synthesis"]
     assert killed, "the engine was never killed"
     outcomes = synthesis.manifest.outcomes
     assert sum(outcomes.get(f"decomposition_{end}", 0) for end in ("ok", "unparseable")) == 64

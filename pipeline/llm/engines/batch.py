@@ -3,10 +3,12 @@
     FOLDER/requests/NAME.jsonl    requests that wait for their results, as the API takes them
     FOLDER/results/*.jsonl        results, in any order, in files of any name, from wherever
     FOLDER/batches/NAME.json      id of the batch that a file of requests was submitted as
+    FOLDER/failed/*.jsonl         requests that came back with an error, and which; they are not asked again
     FOLDER/done/                  files of requests and results that are finished with
 
 A file of requests is finished when each of them has a result, an answer or an error. Everything is found again by the
-next run of the same command, whatever became of this one.
+next run of the same command, whatever became of this one. A stage asks several times and begins anew with every run:
+without the files in failed/, one request that always fails would be written again by each of them.
 """
 
 from __future__ import annotations
@@ -54,12 +56,17 @@ def answers(
     Raises RayrieverError when results are still to come: the next run goes on from the files.
     """
     box, wanted = Box(job), frozenset(ids)
-    yield from box.collect(wanted, say)
-    box.write(missing, gate, say)
-    if job.section.batch.submit:
-        api = BatchApi(places(job.section)[0])
-        for _ in api.finished(box.requests, box.batches, box.results, job.section.batch.poll_s, say):
-            yield from box.collect(wanted, say)
+    try:
+        yield box.failures(wanted)
+        yield from box.collect(wanted, say)
+        box.write(missing, gate, say)
+        if job.section.batch.submit:
+            api = BatchApi(places(job.section)[0])
+            for _ in api.finished(box.requests, box.batches, box.results, job.section.batch.poll_s, say):
+                yield from box.collect(wanted, say)
+    except GeneratorExit:  # more errors than the caller puts up with: the next run asks them again
+        box.forget_failures(wanted)
+        raise
     if waiting := len(wanted & box.waiting().keys()):
         raise RayrieverError(
             f"llm: {waiting:,} requests wait for their results. They are in {box.requests.uri}: have the files "
@@ -75,11 +82,11 @@ class Box:
         self._job = job
         uri = job.section.batch.folder
         root, within = (Workspace(uri), ()) if uri else (Workspace(job.workspace_uri), ("llm", "batches"))
-        self.requests, self.results, self.batches, self._done = (
-            Folder(root, *within, name) for name in ("requests", "results", "batches", "done")
+        self.requests, self.results, self.batches, self._failed, self._done = (
+            Folder(root, *within, name) for name in ("requests", "results", "batches", "failed", "done")
         )
         self._store, self._ledger = ResponseStore(Workspace(job.workspace_uri)), Ledger(Workspace(job.workspace_uri))
-        self._returned: set[str] = set()  # ids whose result this call has had
+        self._returned: set[str] = set()  # ids whose result this call has had, or that are among the failures
 
     def waiting(self) -> dict[str, str]:
         """Id -> file, of the requests in files that are not finished with and have had no result in this call."""
@@ -89,6 +96,29 @@ class Box:
             for row in self.requests.rows(name)
             if row is not None and row["custom_id"] not in self._returned
         }
+
+    def failures(self, wanted: frozenset[str]) -> pa.Table:
+        """LLM_RESPONSE rows of the wanted requests that came back with an error in an earlier call."""
+        known = {row["custom_id"]: row["error"] for name in self._failed.names(".jsonl") for row in self._errors(name)}
+        self._returned |= known.keys()
+        return to_table(failure(request_id, known[request_id], 0) for request_id in wanted & known.keys())
+
+    def forget_failures(self, wanted: frozenset[str]) -> None:
+        """Let the wanted requests that came back with an error be asked again."""
+        for name in self._failed.names(".jsonl"):
+            rows = self._errors(name)
+            others = [row for row in rows if row["custom_id"] not in wanted]
+            if len(others) < len(rows):
+                self._keep_errors(others)
+                self._failed.remove(name)
+
+    def _errors(self, name: str) -> list[dict[str, Any]]:
+        return [row for row in self._failed.rows(name) if row is not None]
+
+    def _keep_errors(self, rows: list[dict[str, Any]]) -> None:
+        if rows:
+            content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+            self._failed.write(f"{digest({'errors': rows})}.jsonl", content)
 
     def collect(self, wanted: frozenset[str], say: Callable[[str], None]) -> Generator[pa.Table]:
         """Store the answers in result files; LLM_RESPONSE rows of the wanted requests; finished files go to done/."""
@@ -101,11 +131,15 @@ class Box:
                 yield self._stored(group, waiting, wanted)
         failed = [answer for request_id, answer in failures.items() if request_id not in self._returned]
         self._returned |= failures.keys()
-        yield to_table(answer for answer in failed if answer.request_id in wanted)
+        self._keep_errors([{"custom_id": answer.request_id, "error": answer.error} for answer in failed])
         counts["errors"] = len(failed)
         self._tidy(touched)
         if counts:
             say(", ".join(f"{count:,} {what}" for what, count in counts.items() if count))
+        if failed:
+            say(f"the errors are listed in {self._failed.uri}; remove that folder to have those requests asked again")
+        # Last: too many of them, and this generator is closed.
+        yield to_table(answer for answer in failed if answer.request_id in wanted)
 
     def _read(
         self,

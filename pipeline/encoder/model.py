@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 
 from pipeline.errors import RayrieverError
-from pipeline.models import locate
+from pipeline.models import fetch, locate
 from pipeline.recipe import EncoderSection
 from pipeline.workspace import Workspace
 
@@ -28,7 +28,7 @@ def load_model(section: EncoderSection, folder: Path | None = None) -> SentenceT
     """
     if folder is not None:
         return _open(str(folder))
-    model = _open(locate(section.model).path_or_name)
+    model = _open(fetch(locate(section.model)).path_or_name)
     if not any(isinstance(module, Normalize) for module in model):
         # We search by cosine: whoever loads the saved folder must get unit vectors, too.
         model.append(Normalize())

@@ -196,8 +196,9 @@ def _job(section: LlmSection, workspace: Workspace, gate: Any) -> Job:
     """A local path in the recipe is meant from where the user stands, not from an actor's folder."""
     if section.engine in ("transformers", "vllm") and not section.model.startswith("pypi:"):
         place = locate(section.model)
-        path = "/".join((place.path_or_name, place.gguf_file)) if place.gguf_file else place.path_or_name
-        section = section.model_copy(update={"model": path})
+        if not place.is_stored:
+            path = "/".join((place.path_or_name, place.gguf_file)) if place.gguf_file else place.path_or_name
+            section = section.model_copy(update={"model": path})
     return Job(section, model_identity(section), workspace.uri, f"{time.time_ns()}-{uuid.uuid4().hex[:8]}", gate)
 
 

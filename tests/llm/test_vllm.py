@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -9,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from pyarrow import fs
 from pydantic import ValidationError
 
 from pipeline.errors import RayrieverError
@@ -162,6 +166,52 @@ def test_adapter_answers_where_the_bare_model_has_answered_before(instruct_folde
     }
 
 
+def _synthesis_recipe(folder: Path, queries: int, llm: LlmSection) -> Recipe:
+    """Forty passages, and so many judged queries about them."""
+    write_corpus(folder)
+    passages = [json.loads(line) for line in (folder / "corpus.jsonl").read_text().splitlines()]
+    rows = [{"_id": f"q{n}", "text": f"what is said of {passages[n % 40]['title']}, part {n}"} for n in range(queries)]
+    (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "qrels").mkdir()
+    judged = [f"q{n}\t{passages[n % 40]['_id']}\t1" for n in range(queries)]
+    (folder / "qrels" / "train.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged]))
+    return Recipe.model_validate(
+        {
+            "workspace": str(folder / "workspace"),
+            "corpus": {"path": str(folder)},
+            "queries": {"dev_share": 0, "test_share": 0, "near_duplicate_threshold": 1.0},
+            "synthesis": {"words": 20},
+            "llm": llm.model_dump(),
+        }
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not _HAS_VLLM, reason="vLLM is not installed")
+def test_model_on_an_object_store_answers(instruct_folder: Path, bucket: str, tmp_path: Path):
+    """In a process of its own: Ray and its actors must know the store's address when they start."""
+    uri = "s3://library/smollm2"
+    filesystem, path = fs.FileSystem.from_uri(f"{uri}?{bucket}")
+    fs.copy_files(str(instruct_folder), path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=filesystem)
+    recipe = _synthesis_recipe(tmp_path, 4, section(instruct_folder, model=uri))
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe.model_dump(mode="json")))  # which is YAML, too
+    endpoint = dict(each.split("=") for each in bucket.split("&"))["endpoint_override"]
+    store = {"AWS_ENDPOINT_URL": f"http://{endpoint}", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
+    command = [sys.executable, "-m", "pipeline.cli", "run", str(tmp_path / "recipe.yaml"), "--until", "synthesis"]
+    done = subprocess.run(command, env={**os.environ, **store}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (usage,) = {each.model: each for each in totals(Workspace(recipe.workspace)).usages}.values()
+    assert usage.model == model_identity(section(instruct_folder)), "what the folder answered would be asked again"
+    assert usage.answered >= 4
+
+
+def test_address_with_options_is_refused_before_the_run(monkeypatch: pytest.MonkeyPatch):
+    """Ray's own reader takes them for a part of the folder's name, and finds nothing there."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: True)
+    with pytest.raises(RayrieverError, match="AWS_ENDPOINT_URL"):
+        vllm_actors.check(LlmSection(engine="vllm", model="s3://b/m?endpoint_override=127.0.0.1:9"))
+
+
 def _kill_engine_when(workspace: Workspace, answers: int, killed: list[int]) -> None:
     """Kill the actor of the engine, as the system does for memory, once so many answers are stored."""
     while not killed:
@@ -180,22 +230,7 @@ def _kill_engine_when(workspace: Workspace, answers: int, killed: list[int]) -> 
 def test_synthesis_goes_on_after_its_engine_was_killed_and_every_verdict_can_be_read(
     instruct_folder: Path, tmp_path: Path
 ):
-    write_corpus(tmp_path)
-    passages = [json.loads(line) for line in (tmp_path / "corpus.jsonl").read_text().splitlines()]
-    queries = [{"_id": f"q{n}", "text": f"what is said of {passages[n % 40]['title']}, part {n}"} for n in range(64)]
-    (tmp_path / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
-    (tmp_path / "qrels").mkdir()
-    judged = [f"q{n}\t{passages[n % 40]['_id']}\t1" for n in range(64)]
-    (tmp_path / "qrels" / "train.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged]))
-    recipe = Recipe.model_validate(
-        {
-            "workspace": str(tmp_path / "workspace"),
-            "corpus": {"path": str(tmp_path)},
-            "queries": {"dev_share": 0, "test_share": 0, "near_duplicate_threshold": 1.0},
-            "synthesis": {"words": 20},
-            "llm": section(instruct_folder, batch_size=16).model_dump(),
-        }
-    )
+    recipe = _synthesis_recipe(tmp_path, 64, section(instruct_folder, batch_size=16))
     workspace, killed = Workspace(recipe.workspace), list[int]()
     killer = threading.Thread(target=_kill_engine_when, args=(workspace, 48, killed), daemon=True)
     killer.start()

@@ -28,9 +28,14 @@ _CARRIED = (_ADDRESS, "purpose", "asked_messages", "asked_sampling")
 
 
 def check(section: LlmSection) -> None:
-    """Raise RayrieverError when vLLM is not installed or cannot open the model's format."""
+    """Raise RayrieverError when vLLM is not installed, or cannot open the model's format or address."""
     if importlib.util.find_spec("vllm") is None:
         raise RayrieverError("llm.engine vllm: vLLM is not installed. Run: pip install 'rayriever[vllm]'")
+    if "://" in section.model and "?" in section.model:
+        raise RayrieverError(
+            f"llm.model {section.model}: engine 'vllm' reads object stores by boto3, which knows no options in an "
+            "address. Leave them out, and name another endpoint by the environment variable AWS_ENDPOINT_URL."
+        )
     if locate(section.model).gguf_file:
         raise RayrieverError(
             f"llm.model {section.model}: engine 'vllm' opens Hugging Face folders and hub names, not GGUF files. Use "
@@ -84,7 +89,7 @@ def _configuration(section: LlmSection) -> Any:
     # Without a placement group Ray asks for one GPU per worker, which a machine without GPUs never grants.
     bundle = {"CPU": section.cpus_per_actor / workers, "GPU": section.gpus_per_actor / workers}
     return vLLMEngineProcessorConfig(
-        model_source=locate(section.model).path_or_name,
+        model_source=locate(section.model).path_or_name,  # Ray fetches it from an object store, on every node
         engine_kwargs=kwargs,
         batch_size=section.batch_size,
         concurrency=(section.actors, section.actors),

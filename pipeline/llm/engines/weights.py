@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.llm.requests import Messages
-from pipeline.models import ModelLocation
+from pipeline.models import ModelLocation, fetch
 
 log = logging.getLogger(__name__)
 
@@ -24,11 +23,11 @@ log = logging.getLogger(__name__)
 def open_model(place: ModelLocation) -> tuple[Any, Any]:
     """The model, in bfloat16 on the CPU, and its tokenizer. Raises what transformers raises."""
     if place.gguf_file is None:
-        return _open_folder(place.path_or_name)
-    kept = _kept_folder(place)
+        return _open_folder(fetch(place).path_or_name)
+    kept = _dequantised(place)
     if kept.is_dir():
         return _open_folder(str(kept))
-    model, tokenizer = _open_gguf(place.path_or_name, place.gguf_file)
+    model, tokenizer = _open_gguf(fetch(place).path_or_name, place.gguf_file)
     try:
         _keep(model, tokenizer, kept)
     except OSError as error:
@@ -45,10 +44,14 @@ def open_tokenizer(place: ModelLocation, local_only: bool) -> Any:
     """
     import transformers
 
-    kept = place.gguf_file and _kept_folder(place)
-    if kept and not kept.is_dir():
-        return transformers.AutoTokenizer.from_pretrained(place.path_or_name, gguf_file=place.gguf_file)
-    name = str(kept or place.path_or_name)
+    kept = place.gguf_file and _dequantised(place)
+    if kept and kept.is_dir():
+        return transformers.AutoTokenizer.from_pretrained(str(kept), local_files_only=True)
+    if local_only and place.is_stored and not place.kept().is_dir():
+        raise FileNotFoundError(f"{place.path_or_name} has not been copied to this machine")
+    name = fetch(place).path_or_name
+    if place.gguf_file:
+        return transformers.AutoTokenizer.from_pretrained(name, gguf_file=place.gguf_file)
     return transformers.AutoTokenizer.from_pretrained(name, local_files_only=local_only or _is_local(name))
 
 
@@ -92,11 +95,10 @@ def _open_gguf(folder: str, gguf_file: str) -> tuple[Any, Any]:
     )
 
 
-def _kept_folder(place: ModelLocation) -> Path:
+def _dequantised(place: ModelLocation) -> Path:
     import transformers
 
-    name = re.sub(r"[^\w.=-]", "-", f"{place.fingerprint}-{place.gguf_file}-transformers-{transformers.__version__}")
-    return Path.home() / ".cache" / "rayriever" / "models" / name
+    return place.kept(f"{place.gguf_file}-transformers-{transformers.__version__}")
 
 
 def _keep(model: Any, tokenizer: Any, folder: Path) -> None:

@@ -115,10 +115,10 @@ class EngineAlive:
         assert self.since, "the engine's actor was never seen"
 
     def _look(self) -> None:
-        from ray.util.state import list_actors
+        from ray._private.state import actors  # the public way asks a dashboard, which would take CPU from our side
 
         while not self.since:
-            if any("vLLM" in actor.class_name and actor.state == "ALIVE" for actor in list_actors()):
+            if any("vLLM" in each["ActorClassName"] and each["State"] == "ALIVE" for each in actors().values()):
                 self.since = time.monotonic()
             time.sleep(_EVERY_S)
 

@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -84,7 +83,7 @@ def fetch(place: ModelLocation) -> ModelLocation:
         # all actors of a machine ask for it at the same moment
         with FileLock(kept.with_name(f"{kept.name}.lock")):
             if not kept.is_dir():
-                _copy(place.path_or_name, kept)
+                _copy(place, kept)
     return replace(place, path_or_name=str(kept))
 
 
@@ -200,14 +199,17 @@ def _open(file: _File) -> BinaryIO:
     return cast(BinaryIO, filesystem.open_input_file(f"{root}/{file.name}"))
 
 
-def _copy(uri: str, folder: Path) -> None:
-    """Whole or not at all: whoever does it may die."""
-    temporary = tempfile.mkdtemp(dir=folder.parent, prefix=".copying-")
+def _copy(place: ModelLocation, folder: Path) -> None:
+    """Whole or not at all, by one process at a time: what one that died has left is removed."""
+    uri, unfinished = place.path_or_name, folder.with_name(f".copying-{folder.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
     try:
         filesystem, root = fs.FileSystem.from_uri(uri)
-        fs.copy_files(root, temporary, source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem())
-        os.replace(temporary, folder)
+        fs.copy_files(root, str(unfinished), source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem())
     except (pa.ArrowException, OSError) as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
         raise RayrieverError(f"model {uri}: cannot be copied to {folder.parent} ({error}).") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    if _in_path(uri, unfinished).fingerprint != place.fingerprint:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise RayrieverError(f"model {uri}: was changed while it was copied. Run the same command again.")
+    os.replace(unfinished, folder)

@@ -46,6 +46,9 @@ class BatchSection(Section):
         description="Upload, wait and fetch through the API. false: files are written; somebody answers them.",
     )
     poll_s: float = Field(30.0, gt=0, description="Seconds between looks at submitted batches.")
+    requests_per_file: int = Field(
+        50_000, ge=1, le=50_000, description="At most; fewer where an account may not have so many tokens in batches."
+    )
 
 
 class LlmSection(Section):

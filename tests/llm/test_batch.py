@@ -17,7 +17,7 @@ from pipeline.errors import RayrieverError
 from pipeline.llm.complete import complete
 from pipeline.llm.engines import batch
 from pipeline.llm.requests import Sampling
-from pipeline.llm.store import totals
+from pipeline.llm.store import ResponseStore, totals
 from pipeline.progress import Silent
 from pipeline.recipe import LlmSection, RaySection
 from pipeline.records import LLM_RESPONSE
@@ -147,14 +147,68 @@ def test_more_errors_than_allowed_stop_the_stage_and_are_asked_again(tmp_path: P
 
 
 def test_files_stay_within_the_limits_of_the_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(batch, "_MOST_REQUESTS", 40)
     monkeypatch.setattr(batch, "_MOST_BYTES", 6000)
     with pytest.raises(RayrieverError):
-        ask(requests(150), tmp_path)
+        ask(requests(150), tmp_path, batch={"requests_per_file": 40})
     files = list((tmp_path / "llm" / "batches" / "requests").glob("*.jsonl"))
     assert all(file.stat().st_size <= 6000 for file in files)
     assert all(len(file.read_text().splitlines()) <= 40 for file in files)
     assert len({each["custom_id"] for each in lines(tmp_path, "requests")}) == 150
+
+
+def test_tokens_that_wait_for_results_count_against_the_budget(tmp_path: Path):
+    """A batch cannot be stopped once answers tell what they took: 20 dollars must not buy files worth 2,000."""
+    limit = {"budget": {"max_tokens": 200}}
+    with pytest.raises(RayrieverError, match=r"(\d+) requests wait"):
+        ask(requests(100), tmp_path, **limit)
+    written = len(lines(tmp_path, "requests"))
+    longest = 9 + len(json.dumps([{"role": "user", "content": "question 10"}])) // 4
+    assert 200 / longest - 1 <= written <= 200 / longest + 2
+    with pytest.raises(RayrieverError, match=f"{written} requests wait"):
+        ask(requests(100), tmp_path, **limit)
+    assert len(lines(tmp_path, "requests")) == written, "what waits was forgotten"
+    price = {"price": {"input": 0, "output": 1e6}, "budget": {"max_cost": 9 * (written + 3)}}
+    with pytest.raises(RayrieverError, match=f"{written + 3} requests wait"):
+        ask(requests(100), tmp_path, **price)
+    answer(tmp_path, list(map(result, lines(tmp_path, "requests"))))
+    with pytest.raises(RayrieverError, match=r"over budget: 203 tokens used; llm.budget.max_tokens is 200"):
+        for _ in range(20):
+            try:
+                ask(requests(100), tmp_path, **limit)
+            except RayrieverError as error:
+                if "wait for their results" not in str(error):
+                    raise
+                answer(tmp_path, list(map(result, lines(tmp_path, "requests"))))
+
+
+def test_files_of_other_workspaces_in_one_folder_are_let_alone(tmp_path: Path):
+    """Taken by the first that looks, the other's answers would be paid for again."""
+    shared = {"batch": {"folder": str(tmp_path / "llm" / "batches")}}
+    for name in ("one", "two"):
+        with pytest.raises(RayrieverError, match="5 requests wait"):
+            ask(requests(5, name), tmp_path / name, **shared)
+    answer(tmp_path, list(map(result, lines(tmp_path, "requests"))))
+    for name in ("one", "two"):
+        assert ask(requests(5, name), tmp_path / name, **shared)["error"].null_count == 5
+        assert totals(Workspace(str(tmp_path / name))).answered == 5
+    assert not lines(tmp_path, "requests") and not lines(tmp_path, "results")
+
+
+def test_answer_that_comes_after_an_error_counts(tmp_path: Path):
+    rows = requests(3)
+    with pytest.raises(RayrieverError):
+        ask(rows, tmp_path)
+    first, second, third = lines(tmp_path, "requests")
+    answer(tmp_path, [{"custom_id": first["custom_id"], "error": {"code": "x"}}, result(second)], "early")
+    with pytest.raises(RayrieverError, match="1 requests wait"):
+        ask(rows, tmp_path)
+    with pytest.raises(RayrieverError, match="1 requests wait"):
+        ask(rows, tmp_path)
+    store = ResponseStore(Workspace(str(tmp_path)))
+    assert sum(found.num_rows for found in store.scan(["request_id"])) == 1, "one answer is stored by every run"
+    answer(tmp_path, [result(third), result(first)], "late")
+    assert ask(rows, tmp_path)["error"].null_count == 3
+    assert not lines(tmp_path, "failed")
 
 
 def test_budget_keeps_requests_out_of_the_files(tmp_path: Path):
@@ -211,6 +265,10 @@ def _as_a_live_server(request: dict[str, Any]) -> dict[str, Any]:
 class BatchServer:
     """The routes of the Batch API: a batch is done at the third look; every tenth request of it fails."""
 
+    error_every = 10
+    most_enqueued = 10**6  # requests in batches at once
+    drop_last = False  # a batch ends as cancelled, without a word of its last request
+
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.batches: list[dict[str, Any]] = []
@@ -220,20 +278,35 @@ class BatchServer:
     def create(self, body: dict[str, Any]) -> dict[str, Any]:
         made = {"id": f"batch-{len(self.batches)}", "object": "batch", "status": "in_progress", "created_at": 0}
         made |= {"endpoint": body["endpoint"], "completion_window": "24h", "input_file_id": body["input_file_id"]}
-        self.batches.append(made | {"metadata": body["metadata"]})
-        return self.batches[-1]
+        made["metadata"] = body["metadata"]
+        waiting = [*self.asked("in_progress"), *self.files[made["input_file_id"]].splitlines()]
+        if len(waiting) > self.most_enqueued:
+            error = {"code": "token_limit_exceeded", "message": "enqueued token limit reached"}
+            made |= {"status": "failed", "errors": {"object": "list", "data": [error]}}
+        self.batches.append(made)
+        return made
+
+    def asked(self, status: str) -> list[bytes]:
+        """Lines of the files whose batches are at that point."""
+        return [
+            line
+            for each in self.batches
+            if each["status"] == status
+            for line in self.files[each["input_file_id"]].splitlines()
+        ]
 
     def look(self, batch_id: str) -> dict[str, Any]:
         (found,) = [each for each in self.batches if each["id"] == batch_id]
         self.looks += 1
-        if self.looks >= 3 and found["status"] != "completed":
+        if self.looks >= 3 and found["status"] == "in_progress":
             asked = [json.loads(line) for line in self.files[found["input_file_id"]].splitlines()]
-            good = [result(each) for number, each in enumerate(asked) if number % 10]
-            bad = [{"custom_id": each["custom_id"], "error": {"code": "x"}} for each in asked[::10]]
+            asked = asked[:-1] if self.drop_last else asked
+            good = [result(each) for number, each in enumerate(asked) if number % self.error_every]
+            bad = [{"custom_id": each["custom_id"], "error": {"code": "x"}} for each in asked[:: self.error_every]]
             for kind, rows in (("output", good), ("error", bad)):
                 self.files[f"{batch_id}-{kind}"] = "\n".join(map(json.dumps, rows)).encode()
                 found[f"{kind}_file_id"] = f"{batch_id}-{kind}"
-            found["status"] = "completed"
+            found["status"] = "cancelled" if self.drop_last else "completed"
         return found
 
 
@@ -313,3 +386,46 @@ def test_refused_file_is_an_error_that_says_why(server: BatchServer, tmp_path: P
     }
     with pytest.raises(RayrieverError, match=r"is failed without results: model m does not exist"):
         ask(requests(5), tmp_path, base_url=server.url, batch={"submit": True})
+
+
+def test_batch_of_which_every_request_failed_is_submitted_anew(server: BatchServer, tmp_path: Path):
+    """The same requests make a file of the same name: the old batch, with its errors, must not pass for the new."""
+    settings = {"base_url": server.url, "batch": {"submit": True, "poll_s": 0.01}}
+    server.error_every = 1
+    for _ in range(2):
+        with pytest.raises(RayrieverError, match=r"requests have no answer|of 5 requests"):
+            ask(requests(5), tmp_path, **settings)
+    server.error_every = 10
+    found = ask(requests(5), tmp_path, max_failed_share=0.5, **settings)
+    assert found["error"].null_count == 4
+    assert len(server.batches) == 3
+
+
+def test_what_answers_leave_of_the_budget_is_spent_in_the_same_run(server: BatchServer, tmp_path: Path):
+    settings = {"base_url": server.url, "batch": {"submit": True, "poll_s": 0.01}, "max_failed_share": 0.5}
+    found = ask(requests(10), tmp_path, budget={"max_tokens": 100}, **settings)
+    assert found["error"].null_count >= 7
+    assert len(server.asked("completed")) == 10 and len(server.batches) > 1
+
+
+def test_requests_of_which_an_ended_batch_says_nothing_have_failed(server: BatchServer, tmp_path: Path):
+    """They would be waited for, for ever."""
+    server.drop_last = True
+    settings = {"base_url": server.url, "batch": {"submit": True, "poll_s": 0.01}, "max_failed_share": 0.5}
+    found = ask(requests(10), tmp_path, **settings)
+    assert found["error"].null_count == 8
+    assert [each for each in found["error"].to_pylist() if each and "batch-0 is cancelled" in each]
+    assert not lines(tmp_path, "requests") and not lines(tmp_path, "results")
+
+
+def test_files_wait_where_the_account_may_not_have_them_all_at_once(server: BatchServer, tmp_path: Path):
+    settings = {"base_url": server.url, "max_failed_share": 0.5}
+    server.most_enqueued, files = 10, {"submit": True, "poll_s": 0.01, "requests_per_file": 5}
+    heard = Heard()
+    found = ask(requests(25), tmp_path, heard, batch=files, **settings)
+    assert found["error"].null_count == 20
+    assert len(server.asked("completed")) == 25, "each is paid for once"
+    assert any("wait for one to end" in text for text in heard.messages)
+    server.most_enqueued = 4
+    with pytest.raises(RayrieverError, match=r"is failed without results(.|\n)*llm.batch.requests_per_file lower"):
+        ask(requests(5, "other"), tmp_path, batch=files, **settings)

@@ -118,6 +118,7 @@ def test_model_is_copied_from_an_object_store_whole_and_once(
     copies = list[str]()
 
     def broken_off(source: str, target: str, **_: object) -> None:
+        Path(target).mkdir()
         Path(target, "config.json").write_text("half a")
         raise OSError("the network is gone")
 
@@ -133,6 +134,17 @@ def test_model_is_copied_from_an_object_store_whole_and_once(
     assert len(copies) == 1
     (path,) = {each.path_or_name for each in opened}
     assert locate(path).fingerprint == place.fingerprint
+
+
+def test_copy_of_a_model_that_changes_meanwhile_is_thrown_away(folder: Path, library: Callable[[Path], str]):
+    """Kept under the fingerprint of the old weights, it would answer in their name for ever."""
+    uri = library(folder)
+    before = locate(uri)
+    folder.joinpath("model.safetensors").write_bytes(b"others")
+    library(folder)
+    with pytest.raises(RayrieverError, match="was changed while it was copied"):
+        fetch(before)
+    assert not before.kept().exists()
 
 
 def test_encoder_and_tokenizer_open_from_an_object_store(tiny_encoder: Path, library: Callable[[Path], str]):

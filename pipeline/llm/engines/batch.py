@@ -4,7 +4,7 @@
     FOLDER/results/*.jsonl        results, in any order, in files of any name, from wherever
     FOLDER/batches/NAME.json      id of the batch that a file of requests was submitted as
     FOLDER/failed/*.jsonl         requests that came back with an error, and which; they are not asked again
-    FOLDER/done/                  files of requests and results that are finished with
+    FOLDER/done/                  files of requests, results and batches that are finished with
 
 A file of requests is finished when each of them has a result, an answer or an error. Everything is found again by the
 next run of the same command, whatever became of this one. A stage asks several times and begins anew with every run:
@@ -15,24 +15,25 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Set
+from itertools import chain, islice
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.errors import RayrieverError
-from pipeline.llm.engines.batch_api import CHAT_ROUTE, BatchApi, record_of
+from pipeline.llm.engines.batch_api import CHAT_ROUTE, BatchApi, Records
 from pipeline.llm.engines.batch_files import Folder
 from pipeline.llm.engines.endpoint import NO_COMPLETION, chat_parameters, places, read_completion
 from pipeline.llm.engines.gate import Gate
-from pipeline.llm.engines.job import Job, expected_tokens
+from pipeline.llm.engines.job import Job, prompt_tokens
+from pipeline.llm.requests import Sampling
 from pipeline.llm.responses import Answer, failure, to_table
 from pipeline.llm.store import Ledger, ResponseStore
 from pipeline.recipe import LlmSection
 from pipeline.workspace import Workspace, digest
 
-_MOST_REQUESTS, _MOST_BYTES = 50_000, 190_000_000  # of a file; the API takes 50,000 and 200 MB
+_MOST_BYTES = 190_000_000  # of a file; the API takes 200 MB
 _STORED_TOGETHER = 1000
 
 
@@ -51,23 +52,26 @@ def answers(
 
     Args:
         ids: of the requests that have no answer yet.
-        missing: their LLM_REQUEST rows, read once; a file of requests at a time is in memory.
+        missing: their LLM_REQUEST rows, read once; in memory is one file of requests for each purpose.
 
     Raises RayrieverError when results are still to come: the next run goes on from the files.
     """
-    box, wanted = Box(job), frozenset(ids)
+    box = Box(job, frozenset(ids), missing, gate, say)
     try:
-        yield box.failures(wanted)
-        yield from box.collect(wanted, say)
-        box.write(missing, gate, say)
+        yield from box.collect()
+        box.write()
         if job.section.batch.submit:
             api = BatchApi(places(job.section)[0])
-            for _ in api.finished(box.requests, box.batches, box.results, job.section.batch.poll_s, say):
-                yield from box.collect(wanted, say)
+            while box.waiting():
+                files, poll_s = box.open_files(), job.section.batch.poll_s
+                for name, end in api.finished(files, box.requests, box.records, box.results, poll_s, say):
+                    yield from box.collect()
+                    yield box.give_up(name, end)
+                box.write()  # answers may have left something of what they were expected to take of the budget
     except GeneratorExit:  # more errors than the caller puts up with: the next run asks them again
-        box.forget_failures(wanted)
+        box.forget_failures()
         raise
-    if waiting := len(wanted & box.waiting().keys()):
+    if waiting := box.waiting():
         raise RayrieverError(
             f"llm: {waiting:,} requests wait for their results. They are in {box.requests.uri}: have the files "
             f"answered (OpenAI Batch API, or any program), put the results into {box.results.uri}, and run the same "
@@ -76,43 +80,155 @@ def answers(
 
 
 class Box:
-    """The folders of a call, and what of its requests has come back."""
+    """The folders of a call, and what has become of the requests in them.
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    Files that hold no request of this call or workspace are let alone: the folder may be shared, or the recipe changed.
+    """
+
+    def __init__(
+        self, job: Job, wanted: frozenset[str], missing: Iterable[pa.Table], gate: Gate, say: Callable[[str], None]
+    ) -> None:
+        self._job, self._wanted, self._gate, self._say = job, wanted, gate, say
         uri = job.section.batch.folder
         root, within = (Workspace(uri), ()) if uri else (Workspace(job.workspace_uri), ("llm", "batches"))
-        self.requests, self.results, self.batches, self._failed, self._done = (
+        self.requests, self.results, batches, self._failed, self._done = (
             Folder(root, *within, name) for name in ("requests", "results", "batches", "failed", "done")
         )
+        self.records = Records(batches, self._done)
         self._store, self._ledger = ResponseStore(Workspace(job.workspace_uri)), Ledger(Workspace(job.workspace_uri))
-        self._returned: set[str] = set()  # ids whose result this call has had, or that are among the failures
-
-    def waiting(self) -> dict[str, str]:
-        """Id -> file, of the requests in files that are not finished with and have had no result in this call."""
-        return {
-            str(row["custom_id"]): name
-            for name in self.requests.names(".jsonl")
-            for row in self.requests.rows(name)
-            if row is not None and row["custom_id"] not in self._returned
+        self._errors = {
+            row["custom_id"]: row["error"] for name in self._failed.names(".jsonl") for row in self._read_errors(name)
         }
+        self._told: set[str] = set()  # failures that the caller knows of
+        self._file_of: dict[str, str] = {}  # the requests in our files
+        self._strange: set[str] = set()  # the requests in files of others
+        self._open: dict[str, tuple[int, int]] = {}  # ours without a result, and tokens in and out that they may take
+        self._answered: set[str] = set()  # in this call
+        self._answers_to: dict[str, set[str]] = {}  # file of results -> files of requests; "" for those of others
+        self._find()
+        self._unwritten: Iterator[dict[str, Any]] = (
+            row for rows in missing for row in rows.to_pylist() if self._is_new(row["request_id"])
+        )
 
-    def failures(self, wanted: frozenset[str]) -> pa.Table:
-        """LLM_RESPONSE rows of the wanted requests that came back with an error in an earlier call."""
-        known = {row["custom_id"]: row["error"] for name in self._failed.names(".jsonl") for row in self._errors(name)}
-        self._returned |= known.keys()
-        return to_table(failure(request_id, known[request_id], 0) for request_id in wanted & known.keys())
+    def _find(self) -> None:
+        asked = {
+            name: {row["custom_id"]: row["body"] for row in self.requests.rows(name) if row is not None}
+            for name in self.requests.names(".jsonl")
+        }
+        everything = {request_id for bodies in asked.values() for request_id in bodies}
+        answered = set[str]()
+        for rows in self._store.scan(["request_id"]) if everything else ():
+            answered |= everything.intersection(rows["request_id"].to_pylist())
+        for name, bodies in asked.items():
+            if bodies.keys() & (self._wanted | answered | self._errors.keys()):
+                self._file_of |= dict.fromkeys(bodies, name)
+                for request_id in bodies.keys() - answered - self._errors.keys():
+                    self._expect(request_id, *_longest(bodies[request_id]))
+            else:
+                self._strange |= bodies.keys()
+        self._tidy()
 
-    def forget_failures(self, wanted: frozenset[str]) -> None:
+    def _is_new(self, request_id: str) -> bool:
+        return not any(request_id in known for known in (self._file_of, self._errors, self._answered))
+
+    def _expect(self, request_id: str, tokens_in: int, tokens_out: int) -> None:
+        self._open[request_id] = tokens_in, tokens_out
+        self._gate.promise(tokens_in, tokens_out)
+
+    def _settle(self, request_ids: Iterable[str]) -> None:
+        for request_id in request_ids:
+            tokens_in, tokens_out = self._open.pop(request_id, (0, 0))
+            self._gate.promise(-tokens_in, -tokens_out)
+
+    def waiting(self) -> int:
+        """How many of the wanted requests are in files and have had no result."""
+        return len(self._wanted & self._open.keys())
+
+    def open_files(self) -> list[str]:
+        """The files of requests that are not finished."""
+        return sorted({self._file_of[request_id] for request_id in self._open})
+
+    def _failures(self) -> pa.Table:
+        """LLM_RESPONSE rows of the wanted requests that came back with an error, now or in an earlier call; once."""
+        news = (self._wanted & self._errors.keys()) - self._told
+        self._told |= news
+        return to_table(failure(request_id, self._errors[request_id], 1) for request_id in sorted(news))
+
+    def forget_failures(self) -> None:
         """Let the wanted requests that came back with an error be asked again."""
+        self._forget(self._wanted)
+
+    def collect(self) -> Generator[pa.Table]:
+        """LLM_RESPONSE rows of the wanted requests in result files. Answers are stored; finished files go to done/."""
+        counts, failed, late = Counter[str](), dict[str, str](), set[str]()
+        for name in (*self.results.names(".jsonl"), *self.results.names(".jsonl.gz")):
+            for group in _grouped(self._read(name, failed, counts)):
+                purposes = [_purpose(self._file_of[answer.request_id]) for answer in group]
+                self._store.add(to_table(group), pa.array(purposes, pa.string()), self._job.identity)
+                for answer in group:
+                    self._gate.used(answer.tokens_in, answer.tokens_cached, answer.tokens_out)
+                ids = {answer.request_id for answer in group}
+                self._settle(ids)
+                self._answered |= ids
+                late |= ids & self._errors.keys()
+                counts["results"] += len(ids)
+                yield to_table(answer for answer in group if answer.request_id in self._wanted)
+        self._forget(late)
+        failed = {request_id: failed[request_id] for request_id in failed.keys() & self._open.keys()}
+        counts["errors"] = len(failed)
+        self._fail(failed)
+        if counts.total():
+            self._say(", ".join(f"{count:,} {what}" for what, count in counts.items() if count))
+        if failed:
+            self._say(
+                f"the errors are listed in {self._failed.uri}; remove that folder to have those requests asked again"
+            )
+        yield self._failures()  # the last, for after too many of them the caller takes no more
+
+    def give_up(self, name: str, reason: str) -> pa.Table:
+        """LLM_RESPONSE rows of the wanted requests of a file that have had no result, and will have none."""
+        self._fail({request_id: reason for request_id in self._open if self._file_of[request_id] == name})
+        return self._failures()
+
+    def _read(self, name: str, failed: dict[str, str], counts: Counter[str]) -> Iterator[Answer]:
+        """The answers of one result file that are news; what else is there is noted in the arguments."""
+        files = self._answers_to.setdefault(name, set())
+        for row in self.results.rows(name):
+            request_id = row.get("custom_id") if row is not None else None
+            if row is None or not isinstance(request_id, str):
+                counts[f"lines of {name} cannot be read"] += 1
+            elif request_id in self._strange:
+                files.add("")
+            elif request_id not in self._file_of:
+                counts[f"results of {name} are of no request that waits"] += 1
+            else:
+                files.add(self._file_of[request_id])
+                if request_id in self._open or request_id in self._errors:
+                    answer = _result(request_id, row)
+                    if answer.error is None:
+                        yield answer
+                    else:
+                        failed[request_id] = answer.error
+
+    def _fail(self, errors: Mapping[str, str]) -> None:
+        self._errors |= errors
+        self._settle(errors)
+        self._keep_errors([{"custom_id": request_id, "error": error} for request_id, error in errors.items()])
+        self._tidy()
+
+    def _forget(self, ids: Set[str]) -> None:
+        if not ids & self._errors.keys():
+            return
         for name in self._failed.names(".jsonl"):
-            rows = self._errors(name)
-            others = [row for row in rows if row["custom_id"] not in wanted]
+            rows = self._read_errors(name)
+            others = [row for row in rows if row["custom_id"] not in ids]
             if len(others) < len(rows):
                 self._keep_errors(others)
                 self._failed.remove(name)
+        for request_id in ids:
+            self._errors.pop(request_id, None)
 
-    def _errors(self, name: str) -> list[dict[str, Any]]:
+    def _read_errors(self, name: str) -> list[dict[str, Any]]:
         return [row for row in self._failed.rows(name) if row is not None]
 
     def _keep_errors(self, rows: list[dict[str, Any]]) -> None:
@@ -120,104 +236,63 @@ class Box:
             content = "".join(json.dumps(row) + "\n" for row in rows).encode()
             self._failed.write(f"{digest({'errors': rows})}.jsonl", content)
 
-    def collect(self, wanted: frozenset[str], say: Callable[[str], None]) -> Generator[pa.Table]:
-        """Store the answers in result files; LLM_RESPONSE rows of the wanted requests; finished files go to done/."""
-        waiting, counts = self.waiting(), Counter[str]()
-        failures: dict[str, Answer] = {}
-        touched: dict[str, set[str]] = {}  # result file -> files of requests it answers
-        for name in (*self.results.names(".jsonl"), *self.results.names(".jsonl.gz")):
-            touched[name] = set()
-            for group in _grouped(self._read(name, waiting, touched[name], failures, counts)):
-                yield self._stored(group, waiting, wanted)
-        failed = [answer for request_id, answer in failures.items() if request_id not in self._returned]
-        self._returned |= failures.keys()
-        self._keep_errors([{"custom_id": answer.request_id, "error": answer.error} for answer in failed])
-        counts["errors"] = len(failed)
-        self._tidy(touched)
-        if counts:
-            say(", ".join(f"{count:,} {what}" for what, count in counts.items() if count))
-        if failed:
-            say(f"the errors are listed in {self._failed.uri}; remove that folder to have those requests asked again")
-        # Last: too many of them, and this generator is closed.
-        yield to_table(answer for answer in failed if answer.request_id in wanted)
-
-    def _read(
-        self,
-        name: str,
-        waiting: dict[str, str],
-        touched: set[str],
-        failures: dict[str, Answer],
-        counts: Counter[str],
-    ) -> Iterator[Answer]:
-        """The answers of one result file; what else is there is noted in the arguments."""
-        for row in self.results.rows(name):
-            request_id = row.get("custom_id") if row is not None else None
-            if row is None or not isinstance(request_id, str):
-                counts[f"lines of {name} cannot be read"] += 1
-            elif request_id not in waiting:
-                counts[f"results of {name} are of no request that waits"] += 1
-            else:
-                touched.add(waiting[request_id])
-                answer = _result(request_id, row)
-                if answer.error is None:
-                    counts["results"] += 1
-                    yield answer
-                else:
-                    failures[request_id] = answer
-
-    def _stored(self, answers: list[Answer], waiting: dict[str, str], wanted: frozenset[str]) -> pa.Table:
-        purposes = pa.array([_purpose(waiting[answer.request_id]) for answer in answers], pa.string())
-        self._store.add(to_table(answers), purposes, self._job.identity)
-        self._returned |= {answer.request_id for answer in answers}
-        return to_table(answer for answer in answers if answer.request_id in wanted)
-
-    def _tidy(self, touched: dict[str, set[str]]) -> None:
+    def _tidy(self) -> None:
         """Move the files of requests that all have results, and those of results that nobody waits for any more."""
-        still_waiting = set(self.waiting().values())
-        for name in self.requests.names(".jsonl"):
-            if name not in still_waiting:
-                self.requests.move(name, self._done)
-                self.batches.remove(record_of(name))
-        for name, files in touched.items():
-            if files and not files & still_waiting:
+        still_open = {"", *self.open_files()}
+        for name in set(self._file_of.values()) - still_open:
+            self.requests.move(name, self._done)
+            self.records.finish(name)
+        self._file_of = {request_id: name for request_id, name in self._file_of.items() if name in still_open}
+        for name, files in list(self._answers_to.items()):
+            if files and not files & still_open:
                 self.results.move(name, self._done)
+                del self._answers_to[name]
 
-    def write(self, missing: Iterable[pa.Table], gate: Gate, say: Callable[[str], None]) -> None:
+    def write(self) -> None:
         """New files for requests that are in none yet, as far as the gate admits them."""
-        known = self.waiting().keys() | self._returned
-        rows = (row for rows in missing for row in rows.to_pylist() if row["request_id"] not in known)
         written = 0
-        for number, (purpose, lines) in enumerate(_files(_admitted(rows, gate), self._job.section)):
-            content = "".join(lines.values()).encode()
+        for number, (purpose, lines) in enumerate(_files(self._admitted(), self._job.section)):
             ids = list(lines)
-            # Before the file is there: a request that may have gone out counts as sent.
+            name = f"{purpose}-{digest({'ids': ids})}-{number:04d}.jsonl"
+            self.requests.write(f"{name}.new", b"".join(lines.values()))
+            # Before anybody takes the file: a request that may have gone out counts as sent.
             self._ledger.record(
                 pa.array(ids, pa.string()), pa.array([purpose] * len(ids)), self._job.identity, self._job.run_id
             )
-            self.requests.write(f"{purpose}-{digest({'ids': ids})}-{number:04d}.jsonl", content)
+            self.requests.rename(f"{name}.new", name)
+            self._file_of |= dict.fromkeys(ids, name)
             written += len(lines)
         if written:
-            say(f"{written:,} requests written to {self.requests.uri}")
+            self._say(f"{written:,} requests written to {self.requests.uri}")
+
+    def _admitted(self) -> Iterator[dict[str, Any]]:
+        """LLM_REQUEST rows that come before the budget is reached, if each takes as many tokens as it may."""
+        for row in self._unwritten:
+            tokens = prompt_tokens(row["messages"]), Sampling.from_json(row["sampling"]).max_tokens
+            if not self._gate.admit([sum(tokens)]).count:
+                self._unwritten = chain([row], self._unwritten)
+                return
+            self._expect(row["request_id"], *tokens)
+            yield row
 
 
-def _admitted(rows: Iterable[dict[str, Any]], gate: Gate) -> Iterator[dict[str, Any]]:
-    """The rows that come before the budget is reached."""
-    for row in rows:
-        if not gate.admit([expected_tokens(row["messages"], row["sampling"])]).count:
-            return
-        yield row
+def _longest(body: Mapping[str, Any]) -> tuple[int, int]:
+    """Tokens in and out that a written request may take."""
+    tokens_out = body.get("max_tokens") or body.get("max_completion_tokens") or 0
+    return prompt_tokens(json.dumps(body["messages"])), int(tokens_out)
 
 
-def _files(rows: Iterable[dict[str, Any]], section: LlmSection) -> Iterator[tuple[str, dict[str, str]]]:
+def _files(rows: Iterable[dict[str, Any]], section: LlmSection) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Purpose, and lines by request id, of one file after another; each within the limits of the API."""
-    place = places(section)[0]
-    begun: dict[str, dict[str, str]] = {}  # by purpose
+    place, most = places(section)[0], section.batch.requests_per_file
+    begun: dict[str, dict[str, bytes]] = {}  # by purpose
     sizes = Counter[str]()
     for row in rows:
         purpose, body = row["purpose"], chat_parameters(row, section, place)
-        line = json.dumps({"custom_id": row["request_id"], "method": "POST", "url": CHAT_ROUTE, "body": body}) + "\n"
+        request = {"custom_id": row["request_id"], "method": "POST", "url": CHAT_ROUTE, "body": body}
+        line = json.dumps(request).encode() + b"\n"
         lines = begun.setdefault(purpose, {})
-        if lines and (len(lines) == _MOST_REQUESTS or sizes[purpose] + len(line) > _MOST_BYTES):
+        if lines and (len(lines) == most or sizes[purpose] + len(line) > _MOST_BYTES):
             yield purpose, lines
             lines = begun[purpose] = {}
             sizes[purpose] = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from pipeline.errors import RayrieverError
@@ -16,11 +16,37 @@ CHAT_ROUTE = "/v1/chat/completions"
 _WINDOW = "24h"  # the only one there is
 _NAME = "rayriever_file"  # in a batch's metadata: which file of requests it is
 _FINAL = {"completed", "expired", "cancelled", "failed"}
+_TOO_MANY_TOKENS = "token_limit_exceeded"  # in all batches of the account together
+_RETRIES = 10  # of a look, some minutes: a day's wait must not end with the first lost connection
 
 
-def record_of(requests_file: str) -> str:
-    """Name of the file that says as which batch a file of requests was submitted."""
-    return requests_file.removesuffix(".jsonl") + ".json"
+class Records:
+    """As which batch each file of requests was submitted."""
+
+    def __init__(self, batches: Folder, done: Folder) -> None:
+        self._batches, self._done = batches, done
+
+    def batch(self, file: str) -> str | None:
+        """Id of the batch of a file that is not finished; None where none is known."""
+        content = self._batches.read(_record(file))
+        return None if content is None else str(json.loads(content)["batch"])
+
+    def keep(self, file: str, batch_id: str) -> None:
+        self._batches.write(_record(file), json.dumps({"batch": batch_id}).encode())
+
+    def finish(self, file: str) -> None:
+        """Let the file be submitted anew, should it be written again; its batch is not taken for that one's."""
+        batch_id = self.batch(file)
+        if batch_id is not None:
+            self._batches.move(_record(file), self._done, f"{batch_id}.json")
+
+    def finished(self) -> set[str]:
+        """Ids of batches that are done with."""
+        return {name.removesuffix(".json") for name in self._done.names(".json")}
+
+
+def _record(file: str) -> str:
+    return file.removesuffix(".jsonl") + ".json"
 
 
 class BatchApi:
@@ -34,26 +60,51 @@ class BatchApi:
         check_endpoint(self._place)
 
     def finished(
-        self, requests: Folder, batches: Folder, results: Folder, poll_s: float, say: Callable[[str], None]
-    ) -> Iterator[str]:
-        """Submit what is not yet, wait, and write results; yields the name of each file whose batch has ended.
+        self,
+        files: Collection[str],
+        requests: Folder,
+        records: Records,
+        results: Folder,
+        poll_s: float,
+        say: Callable[[str], None],
+    ) -> Iterator[tuple[str, str]]:
+        """Submit the files that are not yet, wait, and write results.
+
+        Yields the name of each file whose batch has ended, and what is to be said of requests without a result.
+        Where the account may not have so many tokens in batches at once, files wait for others to end.
 
         Raises RayrieverError when the API refuses a file; what was submitted goes on there, and a later run finds it.
         """
         import openai
 
-        with openai.OpenAI(api_key=self._place.key(), base_url=self._place.url) as client:
+        with openai.OpenAI(api_key=self._place.key(), base_url=self._place.url, max_retries=_RETRIES) as client:
             try:
-                open_batches = self._submitted(client, requests, batches, say)
-                while open_batches:
-                    for name, batch_id in list(open_batches.items()):
+                running = _submitted(client, files, records)
+                queue = [name for name in files if name not in running]
+                ready = len(queue)  # so many of the queue may be tried now
+                while queue or running:
+                    ready = ready if running else max(ready, 1)
+                    tried, queue = queue[:ready], queue[ready:]
+                    alone = set(tried) if not running and len(tried) == 1 else set()
+                    for name in tried:
+                        running[name] = _submit(client, name, requests, records)
+                        say(f"{name} submitted as {running[name]}")
+                    ready = 0
+                    for name, batch_id in list(running.items()):
                         batch = client.batches.retrieve(batch_id)
-                        if batch.status in _FINAL:
-                            del open_batches[name]
-                            self._fetch(client, batch, name, batches, results)
-                            yield name
-                    if open_batches:
-                        say(f"{len(open_batches):,} batches are not finished")
+                        if batch.status not in _FINAL:
+                            continue
+                        del running[name]
+                        if name not in alone and _has_too_many_tokens(batch):
+                            records.finish(name)
+                            queue.append(name)
+                            continue
+                        _fetch(client, batch, name, records, results)
+                        yield name, f"batch {batch_id} is {batch.status}, without a result for this request"
+                        ready += 1
+                    if running:
+                        queued = f", {len(queue):,} wait for one to end" if queue else ""
+                        say(f"{len(running):,} batches are not finished{queued}")
                         time.sleep(poll_s)
             except openai.APIError as error:
                 raise RayrieverError(
@@ -61,49 +112,52 @@ class BatchApi:
                     "there; the same command finds it again."
                 ) from error
 
-    def _submitted(self, client: Any, requests: Folder, batches: Folder, say: Callable[[str], None]) -> dict[str, str]:
-        """File of requests -> id of its batch, for every file; new ones are uploaded.
 
-        A batch whose record was lost, because the run that submitted it was killed, is known by its metadata.
-        """
-        found = {}
-        unknown = [name for name in requests.names(".jsonl") if batches.read(record_of(name)) is None]
-        there = _by_file(client) if unknown else {}
-        for name in requests.names(".jsonl"):
-            record = batches.read(record_of(name))
-            batch_id = json.loads(record)["batch"] if record is not None else there.get(name)
-            if batch_id is None:
-                content = requests.read(name) or b""
-                uploaded = client.files.create(file=(name, content), purpose="batch")
-                batch_id = client.batches.create(
-                    input_file_id=uploaded.id, endpoint=CHAT_ROUTE, completion_window=_WINDOW, metadata={_NAME: name}
-                ).id
-                say(f"{name} submitted as {batch_id}")
-            if record is None:
-                batches.write(record_of(name), json.dumps({"batch": batch_id}).encode())
-            found[name] = batch_id
+def _submitted(client: Any, files: Collection[str], records: Records) -> dict[str, str]:
+    """File of requests -> id of its batch, for those that have one.
+
+    A batch whose record was lost, because the run that submitted it was killed, is known by its metadata.
+    """
+    found = {name: batch_id for name in files if (batch_id := records.batch(name)) is not None}
+    unknown = set(files) - found.keys()
+    if not unknown:
         return found
-
-    def _fetch(self, client: Any, batch: Any, name: str, batches: Folder, results: Folder) -> None:
-        """Write the answers and the errors of an ended batch."""
-        files = {"answers": batch.output_file_id, "errors": batch.error_file_id}
-        for kind, file_id in files.items():
-            if file_id:
-                content = client.files.content(file_id).content
-                results.write(f"{name.removesuffix('.jsonl')}-{kind}.jsonl", content)
-        if not any(files.values()):
-            batches.remove(record_of(name))
-            reasons = "; ".join(str(error.message) for error in (batch.errors.data if batch.errors else None) or [])
-            raise RayrieverError(
-                f"llm: batch {batch.id} ({name}) is {batch.status} without results: {reasons or 'no reason given'}. "
-                "The same command submits it again."
-            )
+    finished = records.finished()
+    for batch in client.batches.list(limit=100):  # the newest first
+        name = (batch.metadata or {}).get(_NAME)
+        is_lost = batch.status in ("failed", "cancelling", "cancelled")
+        if name in unknown and name not in found and not is_lost and batch.id not in finished:
+            records.keep(name, batch.id)
+            found[name] = batch.id
+    return found
 
 
-def _by_file(client: Any) -> dict[str, str]:
-    """File of requests -> id of the newest batch that was made of it and has not failed."""
-    return {
-        batch.metadata[_NAME]: batch.id
-        for batch in reversed(list(client.batches.list(limit=100)))
-        if batch.metadata and _NAME in batch.metadata and batch.status not in ("failed", "cancelled")
-    }
+def _submit(client: Any, name: str, requests: Folder, records: Records) -> str:
+    """Upload a file; the id of its batch."""
+    uploaded = client.files.create(file=(name, requests.read(name) or b""), purpose="batch")
+    batch = client.batches.create(
+        input_file_id=uploaded.id, endpoint=CHAT_ROUTE, completion_window=_WINDOW, metadata={_NAME: name}
+    )
+    records.keep(name, batch.id)
+    return str(batch.id)
+
+
+def _has_too_many_tokens(batch: Any) -> bool:
+    return any(error.code == _TOO_MANY_TOKENS for error in (batch.errors and batch.errors.data) or [])
+
+
+def _fetch(client: Any, batch: Any, name: str, records: Records, results: Folder) -> None:
+    """Write the answers and the errors of an ended batch."""
+    files = {"answers": batch.output_file_id, "errors": batch.error_file_id}
+    for kind, file_id in files.items():
+        if file_id:
+            content = client.files.content(file_id).content
+            results.write(f"{name.removesuffix('.jsonl')}-{kind}.jsonl", content)
+    if not any(files.values()):
+        records.finish(name)
+        reasons = "; ".join(str(error.message) for error in (batch.errors and batch.errors.data) or [])
+        smaller = " Set llm.batch.requests_per_file lower." if _has_too_many_tokens(batch) else ""
+        raise RayrieverError(
+            f"llm: batch {batch.id} ({name}) is {batch.status} without results: {reasons or 'no reason given'}."
+            f"{smaller} The same command submits it again."
+        )

@@ -49,7 +49,11 @@ class Folder:
         if self._root.filesystem.get_file_info(self._path(name)).type == fs.FileType.File:
             self._root.filesystem.delete_file(self._path(name))
 
-    def move(self, name: str, to: Folder) -> None:
+    def rename(self, name: str, new: str) -> None:
+        self.move(name, self, new)
+
+    def move(self, name: str, to: Folder, new: str = "") -> None:
+        """Under its name, or a new one."""
         if self._root.is_local:  # an object store has no folders
             self._root.filesystem.create_dir(to._root.path(*to._parts), recursive=True)
-        self._root.filesystem.move(self._path(name), to._path(name))
+        self._root.filesystem.move(self._path(name), to._path(new or name))

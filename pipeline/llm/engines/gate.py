@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline.llm.pricing import cost
 from pipeline.llm.responses import OVER_BUDGET
@@ -81,6 +81,7 @@ class Gate:
 
     def __init__(self, section: LlmSection, spent: Spent, clock: Callable[[], float] = time.monotonic) -> None:
         self._budget, self._price, self._spent = section.budget, section.price, spent
+        self._promised = Spent()
         self._requests, self._tokens = Rate(section.requests_per_minute, clock), Rate(section.tokens_per_minute, clock)
 
     def admit(self, tokens: list[int], together: bool = False) -> Admitted:
@@ -114,22 +115,31 @@ class Gate:
 
     def closed(self) -> str:
         """Which limit has been reached, in words; empty for none."""
-        return reached(self._budget, self._price, self._spent)
+        return reached(self._budget, self._price, self._spent, self._promised)
 
     def used(self, tokens_in: int, tokens_cached: int, tokens_out: int) -> None:
         """Note what answers have used."""
         self._spent.add(Spent(0, tokens_in, tokens_cached, tokens_out))
 
+    def promise(self, tokens_in: int, tokens_out: int) -> None:
+        """Count what a request may take, where nothing can be stopped any more once answers tell what it took."""
+        self._promised.add(Spent(0, tokens_in, 0, tokens_out))
 
-def reached(budget: BudgetSection, price: PriceSection | None, spent: Spent) -> str:
+
+def reached(budget: BudgetSection, price: PriceSection | None, used: Spent, promised: Spent) -> str:
     """Which limit has been reached, in words; empty for none."""
+    spent, waits = replace(used), ""
+    spent.add(promised)
+    if promised.tokens_in + promised.tokens_out:
+        waits = ", what waits for results counted at its longest"
     if budget.max_requests is not None and spent.requests >= budget.max_requests:
         return f"{OVER_BUDGET}: {spent.requests:,} requests sent; llm.budget.max_requests is {budget.max_requests:,}"
     tokens = spent.tokens_in + spent.tokens_out
     if budget.max_tokens is not None and tokens >= budget.max_tokens:
-        return f"{OVER_BUDGET}: {tokens:,} tokens used; llm.budget.max_tokens is {budget.max_tokens:,}"
+        return f"{OVER_BUDGET}: {tokens:,} tokens used{waits}; llm.budget.max_tokens is {budget.max_tokens:,}"
     if budget.max_cost is not None and price is not None and spent.cost(price) >= budget.max_cost:
-        return f"{OVER_BUDGET}: {spent.cost(price):,.2f} spent; llm.budget.max_cost is {budget.max_cost:,.2f}"
+        money = f"{spent.cost(price):,.2f} spent{waits}"
+        return f"{OVER_BUDGET}: {money}; llm.budget.max_cost is {budget.max_cost:,.2f}"
     return ""
 
 

@@ -90,8 +90,13 @@ class Recorder:
 
 
 def expected_tokens(messages: str, sampling: str) -> int:
-    """Of a request's prompt, some four characters to a token, and of its longest answer."""
-    return len(messages) // _CHARACTERS_PER_TOKEN + Sampling.from_json(sampling).max_tokens
+    """Of a request's prompt, guessed, and of its longest answer."""
+    return prompt_tokens(messages) + Sampling.from_json(sampling).max_tokens
+
+
+def prompt_tokens(messages: str) -> int:
+    """Of messages as JSON, some four characters to a token."""
+    return len(messages) // _CHARACTERS_PER_TOKEN
 
 
 def actor_restarts() -> int:

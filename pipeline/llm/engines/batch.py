@@ -112,20 +112,20 @@ class Box:
 
     def _find(self) -> None:
         asked = {
-            name: {row["custom_id"]: row["body"] for row in self.requests.rows(name) if row is not None}
+            name: {row["custom_id"]: _longest(row["body"]) for row in self.requests.rows(name) if row is not None}
             for name in self.requests.names(".jsonl")
         }
-        everything = {request_id for bodies in asked.values() for request_id in bodies}
+        everything = {request_id for tokens in asked.values() for request_id in tokens}
         answered = set[str]()
         for rows in self._store.scan(["request_id"]) if everything else ():
             answered |= everything.intersection(rows["request_id"].to_pylist())
-        for name, bodies in asked.items():
-            if bodies.keys() & (self._wanted | answered | self._errors.keys()):
-                self._file_of |= dict.fromkeys(bodies, name)
-                for request_id in bodies.keys() - answered - self._errors.keys():
-                    self._expect(request_id, *_longest(bodies[request_id]))
+        for name, tokens in asked.items():
+            if tokens.keys() & (self._wanted | answered | self._errors.keys()):
+                self._file_of |= dict.fromkeys(tokens, name)
+                for request_id in tokens.keys() - answered - self._errors.keys():
+                    self._expect(request_id, *tokens[request_id])
             else:
-                self._strange |= bodies.keys()
+                self._strange |= tokens.keys()
         self._tidy()
 
     def _is_new(self, request_id: str) -> bool:

@@ -41,7 +41,7 @@ def main() -> None:
         "ours_least_memory": ["ours_least_memory", *small, *ours],
         "peer": ["peer", *small, *common],
     }
-    large_sides = {"ours": ["ours", *large, *ours]}
+    large_sides = {"ours": ["ours", *large, *ours], "ours_least_memory": ["ours_least_memory", *large, *ours]}
     for size in arguments.mini_batch_sizes:
         large_sides[f"peer_mini_batch_{size}"] = ["peer", *large, *common, "--mini-batch-size", size]
     figures: dict[str, Any] = {

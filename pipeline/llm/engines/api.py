@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import time
 from collections.abc import AsyncIterator
@@ -85,6 +86,9 @@ class ApiActor:
             lanes, self._admit, self._sent, section.down_s, ahead=job.gate is None
         )
         self._commits = GroupCommit[tuple[dict[str, Any], Answer]](_COMMIT_S, section.concurrency, self._received)
+        # Else every few seconds all requests wait while the collector goes through what the libraries have loaded.
+        gc.collect()
+        gc.freeze()
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         stored, batch = await asyncio.to_thread(self._recorder.split, batch)

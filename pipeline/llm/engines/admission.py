@@ -74,8 +74,9 @@ class Admission(Generic[T]):
             self._hand_out()
             room = sum(lane.room for lane in self._lanes)
             ahead = sum(int(lane.limit) for lane in self._lanes if not lane.is_down) // 2 if self._ahead else 0
-            if self._queue and room + ahead > len(self._written):
-                await self._write_down(room + ahead - len(self._written))
+            wanted = room + ahead - len(self._written)
+            if self._queue and wanted > 0 and 2 * wanted >= ahead:  # few at a time would keep the clerk writing
+                await self._write_down(wanted)
             elif not room and all(lane.down_s > self._down_s for lane in self._lanes):
                 self._close("the server is down: it has not answered for so long", self._queue, self._written)
             elif self._queue or self._written:

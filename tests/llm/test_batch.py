@@ -16,6 +16,7 @@ import pytest
 from pipeline.errors import RayrieverError
 from pipeline.llm.complete import complete
 from pipeline.llm.engines import batch
+from pipeline.llm.engines.batch_files import Folder
 from pipeline.llm.requests import Sampling
 from pipeline.llm.store import ResponseStore, totals
 from pipeline.progress import Silent
@@ -192,6 +193,17 @@ def test_files_of_other_workspaces_in_one_folder_are_let_alone(tmp_path: Path):
         assert ask(requests(5, name), tmp_path / name, **shared)["error"].null_count == 5
         assert totals(Workspace(str(tmp_path / name))).answered == 5
     assert not lines(tmp_path, "requests") and not lines(tmp_path, "results")
+
+
+def test_file_that_another_run_has_moved_is_no_error(tmp_path: Path):
+    """Two runs of one workspace find the same results, and both put away what is finished."""
+    here, there = (Folder(Workspace(str(tmp_path)), name) for name in ("here", "there"))
+    here.write("a.jsonl", b"{}")
+    here.move("a.jsonl", there)
+    here.move("a.jsonl", there)
+    assert there.names(".jsonl") == ["a.jsonl"]
+    with pytest.raises(OSError):
+        here.move("b.jsonl", there)
 
 
 def test_answer_that_comes_after_an_error_counts(tmp_path: Path):

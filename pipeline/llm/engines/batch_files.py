@@ -53,7 +53,11 @@ class Folder:
         self.move(name, self, new)
 
     def move(self, name: str, to: Folder, new: str = "") -> None:
-        """Under its name, or a new one."""
+        """Under its name, or a new one. It is enough that another run has done so."""
         if self._root.is_local:  # an object store has no folders
             self._root.filesystem.create_dir(to._root.path(*to._parts), recursive=True)
-        self._root.filesystem.move(self._path(name), to._path(new or name))
+        try:
+            self._root.filesystem.move(self._path(name), to._path(new or name))
+        except OSError:
+            if to._root.filesystem.get_file_info(to._path(new or name)).type != fs.FileType.File:
+                raise

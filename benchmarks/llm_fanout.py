@@ -28,6 +28,7 @@ from pipeline.recipe import LlmSection, RaySection
 from pipeline.workspace import Workspace
 
 CONCURRENT, LATENCY_S = 64, 0.2
+MOST_IN_FLIGHT = 2 * CONCURRENT  # of ours, which has to find out what the server takes
 FAULTS = ("--busy", "0.1", "--broken", "0.02", "--hangs", "0.01")
 HANG_S = 2.0  # after which our side gives an attempt up
 Counts = dict[str, float]
@@ -71,7 +72,7 @@ def stub(*faults: str) -> Iterator[str]:
 def ours(url: str, requests: int) -> None:
     asked = (Request("question", [{"role": "user", "content": f"q {n}"}], Sampling(0, 9)) for n in range(requests))
     section = LlmSection(
-        engine="openai", model="stub", base_url=url, concurrency=CONCURRENT, timeout_s=HANG_S, max_retries=8
+        engine="openai", model="stub", base_url=url, concurrency=MOST_IN_FLIGHT, timeout_s=HANG_S, max_retries=8
     )
     with tempfile.TemporaryDirectory() as folder:
         answers = complete(tables("stub", asked), section, Workspace(folder), RaySection(), Silent(), "question")

@@ -54,7 +54,8 @@ def run(side: str, model: str, arguments: argparse.Namespace) -> float:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{side} failed:\n{done.stderr[-3000:]}")
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    # vLLM's processes log to the same stream, also after the end
+    figures: dict[str, float] = json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
     return figures["tokens"] / figures["seconds"]
 
 

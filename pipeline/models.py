@@ -206,10 +206,10 @@ def _copy(place: ModelLocation, folder: Path) -> None:
     try:
         filesystem, root = fs.FileSystem.from_uri(uri)
         fs.copy_files(root, str(unfinished), source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem())
+        if _in_path(uri, unfinished).fingerprint != place.fingerprint:
+            raise RayrieverError(f"model {uri}: was changed while it was copied. Run the same command again.")
+        os.replace(unfinished, folder)
     except (pa.ArrowException, OSError) as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
         raise RayrieverError(f"model {uri}: cannot be copied to {folder.parent} ({error}).") from error
-    if _in_path(uri, unfinished).fingerprint != place.fingerprint:
+    finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-        raise RayrieverError(f"model {uri}: was changed while it was copied. Run the same command again.")
-    os.replace(unfinished, folder)

@@ -2,7 +2,7 @@
 
 A local server takes 64 requests at a time and 200 ms for each: the ideal is 320 per second. Timed by the server, from
 the first request to the last answer, so that starting actors does not count. Sides take turns, the order swapped every
-repetition; quoted are medians and extremes.
+repetition, each with a Ray of its own; quoted are medians and extremes.
 """
 
 from __future__ import annotations
@@ -31,17 +31,16 @@ CONCURRENT, LATENCY_S = 64, 0.2
 MOST_IN_FLIGHT = 2 * CONCURRENT  # of ours, which has to find out what the server takes
 FAULTS = ("--busy", "0.1", "--broken", "0.02", "--hangs", "0.01")
 HANG_S = 2.0  # after which our side gives an attempt up
+CPUS, PEER_CPUS = 2, 24  # that Ray believes in: the peer reserves one for every request in flight
 Counts = dict[str, float]
 
 
 def main() -> None:
     arguments = parse_arguments()
-    # Logical CPUs: the peer reserves one for every request in flight.
-    ensure_ray(RaySection(num_cpus=24, object_store_mb=200))
     sides: dict[str, Callable[[], Counts]] = {
-        "ours": lambda: measure(ours, arguments.requests),
-        "ours_with_faults": lambda: measure(ours, arguments.requests, *FAULTS),
-        "ray_http": lambda: measure(ray_http, arguments.peer_requests),
+        "ours": lambda: measure(ours, CPUS, arguments.requests),
+        "ours_with_faults": lambda: measure(ours, CPUS, arguments.requests, *FAULTS),
+        "ray_http": lambda: measure(ray_http, PEER_CPUS, arguments.peer_requests),
     }
     found: dict[str, list[Counts]] = {name: [] for name in sides}
     for repetition in range(arguments.repetitions):
@@ -50,14 +49,25 @@ def main() -> None:
     show(arguments.json, summarise(found, arguments))
 
 
-def measure(ask: Callable[[str, int], None], requests: int, *faults: str) -> Counts:
-    with stub(*faults) as url:
+def measure(ask: Callable[[str, int], None], cpus: int, requests: int, *faults: str) -> Counts:
+    with own_ray(cpus), stub(*faults) as url:
         ask(url, requests)
         with urllib.request.urlopen(f"{url}/counts") as answer:
             counts: Counts = json.load(answer)
     # What was turned away, failed or lost has cost the server no time.
     counts["of_ideal"] = counts["answered"] * LATENCY_S / CONCURRENT / counts["seconds"]
     return counts
+
+
+@contextmanager
+def own_ray(cpus: int) -> Iterator[None]:
+    import ray
+
+    ensure_ray(RaySection(num_cpus=cpus, object_store_mb=200))
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 @contextmanager

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 _SHOWN_ERRORS = 5
+_MOST_BLOCKS = 1000  # of requests, about; each takes some 40 kB of this process while Ray Data starts
 _AFTER_DEATH = (
     "Answers received so far are stored: run the same command again and only the rest is asked. An actor that the "
     "system killed for memory needs a smaller llm.batch_size or fewer llm.actors."
@@ -145,12 +146,13 @@ def _answers(
     import ray.data
 
     handle = ray.remote(num_cpus=0)(Gate).remote(section, spent) if is_needed(section) else None
+    rows_of_block = asked.missing // _MOST_BLOCKS
     # In Ray's object store, which goes to the disk where it grows too large; as tables they would all be held here.
     blocks = [
         ray.put(block)
         for rows, missing in asked.chunks()
         if missing.num_rows
-        for block in engine.batches(rows, missing, section)
+        for block in engine.blocks(rows, missing, section, rows_of_block)
     ]
     answers = engine.answer(ray.data.from_arrow_refs(blocks), _job(section, workspace, handle))
     return _stream(answers), lambda: ray.get(handle.closed.remote()) if handle is not None else ""

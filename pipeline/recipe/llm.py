@@ -81,9 +81,11 @@ class LlmSection(Section):
     )
     timeout_s: float = execution(120.0, "openai: seconds one attempt may take.", gt=0)
     deadline_s: float = execution(900.0, "openai: seconds after which no request is tried again.", gt=0)
-    max_retries: int = execution(4, "openai: retries of a request that failed for a passing reason.", ge=0)
+    max_retries: int = execution(
+        4, "openai: retries of a request that failed; being turned away (429, 503) is no failure.", ge=0
+    )
     down_s: float = execution(
-        120.0, "openai: seconds a server may be down before the requests that wait for it fail.", gt=0
+        120.0, "openai: seconds a server may answer nothing before the requests that wait for it fail.", gt=0
     )
     batch: BatchSection = execution(BatchSection(), "Of engine batch.")
     budget: BudgetSection = execution(BudgetSection(), "What may be spent.")

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.llm.engines.admission import Admission, Closed, GroupCommit
 from pipeline.llm.engines.gate import Admitted
-from pipeline.llm.engines.lane import Lane
+from pipeline.llm.engines.lane import Lane, Place
 
 
 async def let_all(requests: list[int]) -> Admitted:
@@ -48,20 +48,44 @@ def test_a_request_is_written_down_before_its_place_is_free():
 
     async def run() -> None:
         asked = [asyncio.create_task(admission.enter(number)) for number in range(4)]
-        await asyncio.gather(*asked[:2])
+        places = await asyncio.gather(*asked[:2])
         async with asyncio.timeout(5):
             while len(noted) < 3:
                 await asyncio.sleep(0.01)
         assert noted == [0, 1, 2] and not asked[2].done(), "half of what may be in flight is ahead, and not more"
-        lane.leave("answered", 0.01)
+        places[0].leave("answered", 0.01)
         admission.left()
         await asyncio.sleep(0)
         assert asked[2].done()
-        lane.leave("answered", 0.01)
+        places[1].leave("answered", 0.01)
         admission.left()
         await asked[3]
 
     asyncio.run(run())
+
+
+def test_a_request_that_goes_out_again_waits_for_no_newer_one():
+    """Behind all that its actor holds, it would keep its block from being finished, and be the last of the run."""
+    noted: list[int] = []
+    admitted = asyncio.Event()
+
+    async def slowly(requests: list[int]) -> Admitted:
+        await admitted.wait()
+        return Admitted(1)
+
+    async def run() -> None:
+        admission = Admission[int]([Lane(1)], slowly, noted.extend, 60, ahead=False)
+        asked = [asyncio.create_task(admission.enter(number)) for number in range(3)]
+        await asyncio.sleep(0)
+        asked.append(asyncio.create_task(admission.enter(3, again=True)))
+        await asyncio.sleep(0)
+        admitted.set()
+        for number in (0, 3, 1, 2):
+            (await asked[number]).leave("answered", 0.01)
+            admission.left()
+
+    asyncio.run(asyncio.wait_for(run(), 5))
+    assert noted == [0, 3, 1, 2], "the first was being admitted when it came"
 
 
 def test_nothing_is_ahead_of_a_gate_that_may_close():
@@ -137,7 +161,7 @@ def test_closed_gate_ends_the_waiting_and_those_let_out_before_it_go():
         return await asyncio.gather(*(admission.enter(number) for number in range(5)), return_exceptions=True)
 
     found = asyncio.run(asyncio.wait_for(run(), 5))
-    assert [isinstance(each, Lane) for each in found] == [True, True, False, False, False]
+    assert [isinstance(each, Place) for each in found] == [True, True, False, False, False]
     assert all(isinstance(each, Closed) and "money" in str(each) for each in found[2:])
 
 
@@ -176,10 +200,10 @@ def test_endpoint_that_is_down_is_passed_over():
         admission = Admission[int]([dead, alive], let_all, lambda requests: None, 60)
 
         async def ask(number: int) -> None:
-            lane = await admission.enter(number)
-            counts[id(lane)] += 1
+            place = await admission.enter(number)
+            counts[id(place.lane)] += 1
             await asyncio.sleep(0.001)
-            lane.leave("down" if lane is dead else "answered", 0.001)
+            place.leave("down" if place.lane is dead else "answered", 0.001)
             admission.left()
 
         await asyncio.gather(*(ask(number) for number in range(200)))

@@ -230,6 +230,15 @@ def test_waiting_for_a_place_uses_up_no_deadline(chat_server: "ChatServer", tmp_
     assert {answer["error"] for answer in answers} == {None}, "one at a time, they have waited for 2.5 s and more"
 
 
+def test_request_that_is_turned_away_for_ever_ends_with_its_error(chat_server: "ChatServer", tmp_path: Path):
+    """Being turned away is no failure: no number of retries ends it."""
+    chat_server.reply = lambda content, _: {"status": 503 if content == "topic 3" else 200}
+    rows = requests(*(f"topic {number}" for number in range(20)))
+    answers = ask(rows, section(chat_server, deadline_s=1.5, max_failed_share=1), tmp_path)
+    assert [str(answer["error"])[:8] for answer in answers if answer["error"]] == ["HTTP 503"]
+    assert answers[3]["attempts"] == chat_server.asked["topic 3"] > 3
+
+
 def test_dead_endpoint_is_passed_over_and_keys_stay_with_their_servers(
     chat_server: "ChatServer", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -8,11 +8,11 @@ from multidict import CIMultiDict
 
 from pipeline.llm.engines.endpoint import (
     NO_COMPLETION,
+    Address,
     Endpoint,
-    Place,
     _after_s,
+    addresses,
     chat_parameters,
-    places,
     read_completion,
 )
 from pipeline.llm.requests import Sampling
@@ -45,12 +45,12 @@ def test_wait_is_what_the_server_asks_for(headers: dict[str, str], seconds: floa
 def test_choices_and_template_arguments_are_sent_as_a_vllm_server_takes_them():
     held = LlmSection(base_url="http://a/v1", model="m", chat_template={"enable_thinking": False})
     asked = build("m", "verdict", [[{"role": "user", "content": "x"}]], Sampling(0, 8, choices=("yes", "no")))
-    body = chat_parameters(asked.to_pylist()[0], held, places(held)[0])
+    body = chat_parameters(asked.to_pylist()[0], held, addresses(held)[0])
     assert body["structured_outputs"] == {"choice": ["yes", "no"]}
     assert body["chat_template_kwargs"] == {"enable_thinking": False}
     plain = build("m", "verdict", [[{"role": "user", "content": "x"}]], Sampling(0, 8)).to_pylist()[0]
     section = LlmSection(base_url="http://a/v1", model="m")
-    assert set(chat_parameters(plain, section, places(section)[0])) == {
+    assert set(chat_parameters(plain, section, addresses(section)[0])) == {
         "model",
         "messages",
         "temperature",
@@ -95,9 +95,8 @@ def test_odd_answer_is_read_or_refused_and_never_an_exception(
     rows = build("m", "p", [[{"role": "user", "content": "Größe"}]], Sampling(0, 8))
 
     async def answer() -> Answer:
-        endpoint = Endpoint(places(section)[0], section)
-        endpoint.lane.enter()
-        return (await endpoint.ask(rows.to_pylist()[0])).answer
+        endpoint = Endpoint(addresses(section)[0], section)
+        return (await endpoint.ask(rows.to_pylist()[0], endpoint.lane.enter())).answer
 
     found = asyncio.run(answer())
     assert found.text == text and (found.error is None) == bool(text)
@@ -110,12 +109,12 @@ def test_rate_that_an_answer_says_is_used_up_is_waited_for(chat_server: "ChatSer
     section = LlmSection(engine="openai", model="m", base_url=chat_server.url)
 
     async def rooms() -> list[int]:
-        endpoint = Endpoint(places(section)[0], section)
+        endpoint = Endpoint(addresses(section)[0], section)
         found = []
         for content in ("first", "last"):
             rows = build("m", "p", [[{"role": "user", "content": content}]], Sampling(0, 8))
-            endpoint.lane.enter()
-            assert (await endpoint.ask(rows.to_pylist()[0])).answer.text == f"answer to {content}"
+            attempt = await endpoint.ask(rows.to_pylist()[0], endpoint.lane.enter())
+            assert attempt.answer.text == f"answer to {content}"
             found.append(endpoint.lane.room)
         assert 19 < endpoint.lane.wait_s <= 20
         return found
@@ -125,8 +124,8 @@ def test_rate_that_an_answer_says_is_used_up_is_waited_for(chat_server: "ChatSer
 
 def test_listed_endpoints_take_the_place_of_the_single_one():
     one = LlmSection(base_url="http://a/v1", api_key_env="A")
-    assert places(one) == [Place("http://a/v1", "A")]
+    assert addresses(one) == [Address("http://a/v1", "A")]
     two = one.model_copy(update={"endpoints": ()})
-    assert places(two) == places(one)
+    assert addresses(two) == addresses(one)
     listed = LlmSection.model_validate({"base_url": "http://a/v1", "endpoints": [{"base_url": "http://b/v1"}]})
-    assert places(listed) == [Place("http://b/v1", "OPENAI_API_KEY")]
+    assert addresses(listed) == [Address("http://b/v1", "OPENAI_API_KEY")]

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import ModuleType
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,6 +11,7 @@ import pytest
 
 from pipeline.errors import RayrieverError
 from pipeline.llm.complete import complete
+from pipeline.llm.engines import api, local, vllm_actors
 from pipeline.llm.engines.job import Job, Recorder, sampled_batches
 from pipeline.llm.engines.local import LocalModel, Prompt, load
 from pipeline.llm.requests import Sampling
@@ -126,6 +128,29 @@ def test_continued_run_and_two_actors_give_what_a_quiet_run_gives(tiny_llm: Path
     continued = run(rows, section(tiny_llm, max_failed_share=0.1, actors=2), tmp_path / "killed")
     assert continued.equals(quiet)
     assert totals(Workspace(str(tmp_path / "killed"))).sent == 18 - kept
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_batches_of_one_block_are_answered_as_those_of_many(
+    tiny_llm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Where there are many requests, a block holds several generation batches."""
+    rows, settings = requests(), section(tiny_llm)
+    quiet = run(rows, settings, tmp_path / "many")
+    monkeypatch.setattr("pipeline.llm.complete._MOST_BLOCKS", 1)
+    assert run(rows, settings, tmp_path / "one").equals(quiet)
+
+
+@pytest.mark.parametrize("engine", [local, api, vllm_actors])
+def test_many_requests_are_not_as_many_blocks(engine: ModuleType):
+    """Each is a task of Ray Data's: of ten million requests in blocks of 64, they would fill the driver's memory."""
+    rows = requests(count=2000)
+    blocks = engine.blocks(rows, rows, LlmSection(batch_size=16), 300)
+    assert 1 < len(blocks) <= 7
+    ids = [block["request_id"].combine_chunks() for block in blocks]
+    if engine is local:
+        ids = [batches.flatten() for batches in ids]
+    assert sorted(pa.chunked_array(ids).to_pylist()) == sorted(rows["request_id"].to_pylist())
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -8,15 +8,14 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from itertools import islice
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pipeline.llm.engines.gate import Admitted
-from pipeline.llm.engines.lane import Lane
+from pipeline.llm.engines.lane import Lane, Place
 
 T = TypeVar("T")
 _LONGEST_WAIT_S = 1.0
-_Waiting = tuple[T, "asyncio.Future[Lane]"]
+_Waiting = tuple[T, "asyncio.Future[Place]"]
 
 
 class Closed(Exception):
@@ -45,13 +44,18 @@ class Admission(Generic[T]):
         self._changed = asyncio.Event()
         self._clerk: asyncio.Task[None] | None = None
 
-    async def enter(self, request: T) -> Lane:
-        """Return the lane to take once the request may go out; tell `left` when it has come back.
+    async def enter(self, request: T, again: bool = False) -> Place:
+        """Return a place once the request may go out; tell `left` when it has come back and left the place.
+
+        One that goes out `again` is ahead of those that have not been out: it has waited longest.
 
         Raises Closed when it never will, and what `admit` and `record` raise.
         """
-        place: asyncio.Future[Lane] = asyncio.get_running_loop().create_future()
-        self._queue.append((request, place))
+        place: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
+        if again:
+            self._queue.appendleft((request, place))
+        else:
+            self._queue.append((request, place))
         self._changed.set()
         if self._clerk is None or self._clerk.done():
             self._clerk = asyncio.create_task(self._serve())
@@ -59,7 +63,8 @@ class Admission(Generic[T]):
             return await place
         except asyncio.CancelledError:
             if place.done() and not place.cancelled() and place.exception() is None:
-                place.result().out -= 1  # given in the very moment of the cancellation
+                given = place.result()  # in the very moment of the cancellation
+                given.lane.give_back(given)
                 self.left()
             raise
 
@@ -78,7 +83,8 @@ class Admission(Generic[T]):
             if self._queue and wanted > 0 and 2 * wanted >= ahead:  # few at a time would keep the clerk writing
                 await self._write_down(wanted)
             elif not room and all(lane.down_s > self._down_s for lane in self._lanes):
-                self._close("the server is down: it has not answered for so long", self._queue, self._written)
+                reason = f"the server is down: it has answered nothing for {self._down_s:g} s (llm.down_s)"
+                self._close(reason, self._queue, self._written)
             elif self._queue or self._written:
                 await self._until_changed()
 
@@ -87,17 +93,18 @@ class Admission(Generic[T]):
         while self._written and (lane := max(self._lanes, key=lambda each: each.room)).room:
             _, place = self._written.popleft()
             if not place.done():  # its caller was cancelled
-                lane.enter()
-                place.set_result(lane)
+                place.set_result(lane.enter())
 
     async def _write_down(self, most: int) -> None:
-        waiting = [request for request, _ in islice(self._queue, most)]
+        first = [self._queue.popleft() for _ in range(min(most, len(self._queue)))]
         try:
-            admitted = await self._admit(waiting)
+            admitted = await self._admit([request for request, _ in first])
         except Exception as unanswered:
+            self._queue.extendleft(reversed(first))
             self._fail(unanswered, self._queue)
             return
-        wave = deque(self._queue.popleft() for _ in range(admitted.count))
+        wave = deque(first[: admitted.count])
+        self._queue.extendleft(reversed(first[admitted.count :]))
         error = await _in_thread(self._record, [request for request, _ in wave]) if wave else None
         if error is None:
             self._written += wave
@@ -116,7 +123,7 @@ class Admission(Generic[T]):
     def _fail(self, error: Exception, queue: deque[_Waiting[T]]) -> None:
         places = [place for _, place in queue]
         queue.clear()
-        _settle(places, [self._lanes[0]] * len(places), error)
+        _settle(places, error)
 
     async def _until_changed(self) -> None:
         """Until a request comes, or comes back, or a lane may have room again."""
@@ -155,7 +162,7 @@ class GroupCommit(Generic[T]):
             self._full.clear()
             group, self._waiting = self._waiting, []
             error = await _in_thread(self._write, [item for item, _ in group])
-            _settle([stored for _, stored in group], [None] * len(group), error)
+            _settle([stored for _, stored in group], error)
 
 
 async def _in_thread(act: Callable[[list[T]], None], items: list[T]) -> Exception | None:
@@ -167,14 +174,11 @@ async def _in_thread(act: Callable[[list[T]], None], items: list[T]) -> Exceptio
     return None
 
 
-R = TypeVar("R")
-
-
-def _settle(waiting: Sequence[asyncio.Future[R]], results: Sequence[R], error: Exception | None) -> None:
-    for future, result in zip(waiting, results, strict=True):
+def _settle(waiting: Sequence[asyncio.Future[Any]], error: Exception | None) -> None:
+    for future in waiting:
         if future.done():  # its caller was cancelled
             continue
         if error is None:
-            future.set_result(result)
+            future.set_result(None)
         else:
             future.set_exception(error)

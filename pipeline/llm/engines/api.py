@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import random
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pyarrow as pa
 
 from pipeline.errors import RayrieverError
 from pipeline.llm.engines.admission import Admission, Closed, GroupCommit
-from pipeline.llm.engines.endpoint import Attempt, Endpoint, places
+from pipeline.llm.engines.endpoint import Attempt, Endpoint, addresses
 from pipeline.llm.engines.endpoint import check as check_endpoint
 from pipeline.llm.engines.gate import Admitted
 from pipeline.llm.engines.job import Job, Recorder, expected_tokens
@@ -24,16 +25,18 @@ from pipeline.records import LLM_REQUEST
 
 if TYPE_CHECKING:
     from ray.data import Dataset
-    from tenacity import RetryCallState
 
 _COMMIT_S = 0.05  # answers that a kill can lose are those of this long
 # Ray Data calls that overlap in an actor. A call ends with its slowest request, so that those which are tried again
 # must not fill them all: together they hold eight times what may be in flight.
 _CALLS = 32
+_LEAST_CALLS = 4  # where blocks are large
 _HELD = 8
-_MOST_ROWS = 64  # of a call; where there are many requests, smaller ones would be a burden for Ray Data
+_ROWS = 64  # of a call, where there are enough requests: smaller ones would be a burden for Ray Data
 _CPUS = 0.5  # of one actor: it waits most of the time
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 60.0  # before a further attempt, where the server does not say
+_MOST_ATTEMPTS = 100  # whatever became of them
+_AT_ONCE = 2  # times that a request which is turned away just queues again; the lane sees to the server's rest
 
 
 def check(section: LlmSection) -> None:
@@ -42,8 +45,8 @@ def check(section: LlmSection) -> None:
         raise RayrieverError(
             f"llm.model {section.model}: engine 'openai' needs the name under which the server offers it."
         )
-    for place in places(section):
-        check_endpoint(place)
+    for address in addresses(section):
+        check_endpoint(address)
 
 
 def cpus(section: LlmSection) -> float:
@@ -51,23 +54,29 @@ def cpus(section: LlmSection) -> float:
     return min(section.cpus_per_actor, _CPUS)
 
 
-def batches(requests: pa.Table, wanted: pa.Table, section: LlmSection) -> list[pa.Table]:
+def blocks(requests: pa.Table, wanted: pa.Table, section: LlmSection, least: int) -> list[pa.Table]:
     """Blocks of such a size that all of an actor's calls together hold enough to send, and every actor its share."""
-    enough = max(1, _HELD * section.concurrency * len(places(section)) // _CALLS)
-    size = max(enough, min(_MOST_ROWS, wanted.num_rows // (2 * _CALLS * section.actors)))
+    size = max(least, 1, _held(section) // _CALLS, min(_ROWS, wanted.num_rows // (2 * _CALLS * section.actors)))
     return [wanted.slice(start, size).combine_chunks() for start in range(0, wanted.num_rows, size)]
+
+
+def _held(section: LlmSection) -> int:
+    """Requests that an actor's calls hold together, at least."""
+    return _HELD * section.concurrency * len(addresses(section))
 
 
 def answer(asked: Dataset, job: Job) -> Dataset:
     """LLM_RESPONSE rows for a dataset of LLM_REQUEST rows."""
     from ray.data import ActorPoolStrategy
 
+    rows = -(-asked.count() // asked.num_blocks())
+    calls = min(_CALLS, max(_LEAST_CALLS, _CALLS * _ROWS // rows, -(-_held(job.section) // rows)))
     return asked.map_batches(
         ApiActor,
         fn_constructor_args=(job,),
         batch_size=None,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=job.section.actors, max_concurrent_calls_per_actor=_CALLS),
+        compute=ActorPoolStrategy(size=job.section.actors, max_concurrent_calls_per_actor=calls),
         num_cpus=cpus(job.section),
     )
 
@@ -78,7 +87,7 @@ class ApiActor:
     def __init__(self, job: Job) -> None:
         section = self._section = job.section
         self._gate = job.gate
-        endpoints = [Endpoint(place, section) for place in places(section)]
+        endpoints = [Endpoint(address, section) for address in addresses(section)]
         self._by_lane = {id(endpoint.lane): endpoint for endpoint in endpoints}
         self._recorder = Recorder(job)
         lanes = [endpoint.lane for endpoint in endpoints]
@@ -91,7 +100,7 @@ class ApiActor:
         gc.freeze()
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
-        stored, batch = await asyncio.to_thread(self._recorder.split, batch)
+        stored, batch = await asyncio.to_thread(self._recorder.split, batch, _MOST_ATTEMPTS)
         answers = await asyncio.gather(*(self._answer(row) for row in batch.to_pylist()))
         yield pa.concat_tables([stored, to_table(answers)])
 
@@ -111,40 +120,35 @@ class ApiActor:
 
     async def _answer(self, request: dict[str, Any]) -> Answer:
         """The request's answer or final error, stored."""
-        from tenacity import AsyncRetrying, retry_if_result
-
-        attempts, began = 0, math.inf
-
-        async def ask() -> Attempt:
-            nonlocal attempts, began
-            lane = await self._admission.enter(request)
-            began = min(began, time.monotonic())  # waiting for its first place is no fault of the request
-            attempts += 1
+        attempts = failed = turned_away = 0
+        began = math.inf
+        while True:
             try:
-                return await self._by_lane[id(lane)].ask(request)
+                place = await self._admission.enter(request, again=attempts > 0)
+            except Closed as closed:
+                return failure(request["request_id"], str(closed), attempts)
+            began = min(began, time.monotonic())  # waiting for its first place is no fault of the request
+            try:
+                attempt = await self._by_lane[id(place.lane)].ask(request, place)
             finally:
                 self._admission.left()
-
-        retrying = AsyncRetrying(
-            stop=lambda _: attempts > self._section.max_retries or time.monotonic() - began >= self._section.deadline_s,
-            wait=_wait_s,
-            retry=retry_if_result(lambda attempt: attempt.passing),
-            retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
-        )
-        try:
-            last: Attempt = await retrying(ask)
-        except Closed as closed:
-            return failure(request["request_id"], str(closed), attempts)
-        answer = replace(last.answer, attempts=attempts)
+            attempts += 1
+            turned_away += attempt.turned_away
+            failed += not attempt.turned_away
+            late = time.monotonic() - began >= self._section.deadline_s
+            enough = failed > self._section.max_retries or attempts >= _MOST_ATTEMPTS
+            if not attempt.passing or enough or late:
+                break
+            await asyncio.sleep(_wait_s(attempt, turned_away - _AT_ONCE if attempt.turned_away else failed))
+        answer = replace(attempt.answer, attempts=attempts)
         await self._commits.add((request, answer))
         return answer
 
 
-def _wait_s(state: RetryCallState) -> float:
+def _wait_s(attempt: Attempt, times: int) -> float:
     """What the server asked for, else longer and longer and never quite the same."""
-    from tenacity import wait_exponential_jitter
-
-    attempt: Attempt | None = state.outcome.result() if state.outcome else None
-    if attempt is not None and attempt.after_s is not None:
+    if attempt.after_s is not None:
         return min(attempt.after_s, _LONGEST_WAIT_S)
-    return wait_exponential_jitter(initial=_FIRST_WAIT_S, max=_LONGEST_WAIT_S, jitter=_FIRST_WAIT_S)(state)
+    if times <= 0:
+        return 0.0
+    return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** min(times - 1, 16)) + random.uniform(0, _FIRST_WAIT_S)

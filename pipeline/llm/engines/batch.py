@@ -24,7 +24,7 @@ import pyarrow as pa
 from pipeline.errors import RayrieverError
 from pipeline.llm.engines.batch_api import CHAT_ROUTE, BatchApi, Records
 from pipeline.llm.engines.batch_files import Folder
-from pipeline.llm.engines.endpoint import NO_COMPLETION, chat_parameters, places, read_completion
+from pipeline.llm.engines.endpoint import NO_COMPLETION, addresses, chat_parameters, read_completion
 from pipeline.llm.engines.gate import Gate
 from pipeline.llm.engines.job import Job, prompt_tokens
 from pipeline.llm.requests import Sampling
@@ -42,7 +42,7 @@ def check(section: LlmSection) -> None:
     if section.model.startswith("pypi:"):
         raise RayrieverError(f"llm.model {section.model}: engine 'batch' needs the name by which the API knows it.")
     if section.batch.submit:
-        BatchApi(places(section)[0]).check()
+        BatchApi(addresses(section)[0]).check()
 
 
 def answers(
@@ -61,7 +61,7 @@ def answers(
         yield from box.collect()
         box.write()
         if job.section.batch.submit:
-            api = BatchApi(places(job.section)[0])
+            api = BatchApi(addresses(job.section)[0])
             while box.waiting():
                 files, poll_s = box.open_files(), job.section.batch.poll_s
                 for name, end in api.finished(files, box.requests, box.records, box.results, poll_s, say):
@@ -284,11 +284,11 @@ def _longest(body: Mapping[str, Any]) -> tuple[int, int]:
 
 def _files(rows: Iterable[dict[str, Any]], section: LlmSection) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Purpose, and lines by request id, of one file after another; each within the limits of the API."""
-    place, most = places(section)[0], section.batch.requests_per_file
+    address, most = addresses(section)[0], section.batch.requests_per_file
     begun: dict[str, dict[str, bytes]] = {}  # by purpose
     sizes = Counter[str]()
     for row in rows:
-        purpose, body = row["purpose"], chat_parameters(row, section, place)
+        purpose, body = row["purpose"], chat_parameters(row, section, address)
         request = {"custom_id": row["request_id"], "method": "POST", "url": CHAT_ROUTE, "body": body}
         line = json.dumps(request).encode() + b"\n"
         lines = begun.setdefault(purpose, {})

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.errors import RayrieverError
 from pipeline.llm.engines.batch_files import Folder
-from pipeline.llm.engines.endpoint import Place
+from pipeline.llm.engines.endpoint import Address
 from pipeline.llm.engines.endpoint import check as check_endpoint
 
 CHAT_ROUTE = "/v1/chat/completions"
@@ -52,12 +52,12 @@ def _record(file: str) -> str:
 class BatchApi:
     """One server that takes batches."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, address: Address) -> None:
+        self._address = address
 
     def check(self) -> None:
         """Raise RayrieverError when the key is missing or refused, or no server is there."""
-        check_endpoint(self._place)
+        check_endpoint(self._address)
 
     def finished(
         self,
@@ -77,7 +77,7 @@ class BatchApi:
         """
         import openai
 
-        with openai.OpenAI(api_key=self._place.key(), base_url=self._place.url, max_retries=_RETRIES) as client:
+        with openai.OpenAI(api_key=self._address.key(), base_url=self._address.url, max_retries=_RETRIES) as client:
             try:
                 running = _submitted(client, files, records)
                 queue = [name for name in files if name not in running]
@@ -108,7 +108,7 @@ class BatchApi:
                         time.sleep(poll_s)
             except openai.APIError as error:
                 raise RayrieverError(
-                    f"llm: batches at {self._place.url}: {type(error).__name__}: {error}. What was submitted goes on "
+                    f"llm: batches at {self._address.url}: {type(error).__name__}: {error}. What was submitted goes on "
                     "there; the same command finds it again."
                 ) from error
 

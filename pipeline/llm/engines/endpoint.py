@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import RayrieverError
-from pipeline.llm.engines.lane import Lane, Outcome
+from pipeline.llm.engines.lane import Lane, Outcome, Place
 from pipeline.llm.requests import Sampling
 from pipeline.llm.responses import Answer, failure
 from pipeline.recipe import EndpointSection, LlmSection
@@ -30,7 +30,7 @@ _SHOWN_BYTES = 1000  # of an error that is no JSON
 
 
 @dataclass(frozen=True)
-class Place:
+class Address:
     """Where an endpoint is, and the variable that holds its key; the key itself is in no argument, error or log."""
 
     base_url: str | None
@@ -59,30 +59,30 @@ class Place:
         return headers
 
 
-def places(section: LlmSection) -> list[Place]:
+def addresses(section: LlmSection) -> list[Address]:
     """The section's endpoints, or the one of `base_url`."""
     listed = section.endpoints or ()
-    return [_place(each) for each in listed] or [Place(section.base_url, section.api_key_env)]
+    return [_address(each) for each in listed] or [Address(section.base_url, section.api_key_env)]
 
 
-def _place(section: EndpointSection) -> Place:
-    return Place(section.base_url, section.api_key_env)
+def _address(section: EndpointSection) -> Address:
+    return Address(section.base_url, section.api_key_env)
 
 
-def check(place: Place) -> None:
+def check(address: Address) -> None:
     """Raise RayrieverError when the key is missing or refused, or no server is there."""
     import openai
 
     try:
-        with openai.OpenAI(api_key=place.key(), base_url=place.url, timeout=_REACH_S, max_retries=0) as client:
+        with openai.OpenAI(api_key=address.key(), base_url=address.url, timeout=_REACH_S, max_retries=0) as client:
             client.models.list()
     except openai.AuthenticationError as error:
         raise RayrieverError(
-            f"llm: {place.url} refuses the key ({error.status_code}). Set {place.api_key_env} to a valid one."
+            f"llm: {address.url} refuses the key ({error.status_code}). Set {address.api_key_env} to a valid one."
         ) from error
     except openai.APIConnectionError as error:
         raise RayrieverError(
-            f"LLM server {place.url} cannot be reached: {error.__cause__ or error} Start it, or mend llm.base_url."
+            f"LLM server {address.url} cannot be reached: {error.__cause__ or error} Start it, or mend llm.base_url."
         ) from error
     except openai.APIError:
         return  # it is there; many servers do not list their models
@@ -94,6 +94,7 @@ class Attempt:
 
     answer: Answer
     passing: bool = False  # it failed, and may succeed when asked again
+    turned_away: bool = False  # passing, and no fault of the request: the server has enough to do
     after_s: float | None = None  # the server asked to wait so long
 
 
@@ -103,9 +104,9 @@ class Endpoint:
     They are aiohttp's: with the openai package on top of it an actor takes a third more CPU for a request.
     """
 
-    def __init__(self, place: Place, section: LlmSection) -> None:
+    def __init__(self, address: Address, section: LlmSection) -> None:
         self.lane = Lane(section.concurrency)
-        self._section, self._place, self._key = section, place, place.key()
+        self._section, self._address, self._key = section, address, address.key()
         self._session: aiohttp.ClientSession | None = None  # belongs to the event loop that first asks
 
     def _connected(self) -> aiohttp.ClientSession:
@@ -113,7 +114,7 @@ class Endpoint:
 
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                headers=self._place.headers(),
+                headers=self._address.headers(),
                 connector=aiohttp.TCPConnector(limit=0),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=_REACH_S),
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -121,15 +122,15 @@ class Endpoint:
             )
         return self._session
 
-    async def ask(self, request: dict[str, Any]) -> Attempt:
-        """Send an LLM_REQUEST row once. Tells the lane, and gives its place back."""
+    async def ask(self, request: dict[str, Any], place: Place) -> Attempt:
+        """Send an LLM_REQUEST row once, and leave the place, which is one of this endpoint's lane."""
         began = time.monotonic()
         outcome: Outcome = "refused"
         attempt = Attempt(failure(request["request_id"], "cancelled", 1))
         try:
             outcome, attempt = await self._outcome(request)
         finally:
-            self.lane.leave(outcome, time.monotonic() - began, attempt.after_s)
+            place.leave(outcome, time.monotonic() - began, attempt.after_s)
         return attempt
 
     async def _outcome(self, request: dict[str, Any]) -> tuple[Outcome, Attempt]:
@@ -139,8 +140,8 @@ class Endpoint:
         try:
             # A limit of the client's starts anew with every byte: a server that drips would hold the place for ever.
             async with asyncio.timeout(self._section.timeout_s):
-                body = json.dumps(chat_parameters(request, self._section, self._place)).encode()
-                async with self._connected().post(self._place.url + CHAT_PATH, data=body) as response:
+                body = json.dumps(chat_parameters(request, self._section, self._address)).encode()
+                async with self._connected().post(self._address.url + CHAT_PATH, data=body) as response:
                     content = await response.read()
             # Send nothing more while the server says that a rate is used up, also where it has just answered.
             if (wait_s := _reset_s(response.headers)) is not None:
@@ -152,7 +153,7 @@ class Endpoint:
             return "down", Attempt(failure(request_id, self._reason(error), 1), passing=True)
         except TimeoutError:
             reason = f"no answer within {self._section.timeout_s:g} s (llm.timeout_s)"
-            return "busy", Attempt(failure(request_id, reason, 1), passing=True)
+            return "late", Attempt(failure(request_id, reason, 1), passing=True)
         except (aiohttp.ClientError, *NO_COMPLETION) as error:
             # a proxy's web page, or JSON that is no chat completion
             return "refused", Attempt(failure(request_id, f"not a chat completion: {self._reason(error)}", 1))
@@ -168,7 +169,7 @@ class Endpoint:
         if passing:
             # 503 is how many servers say that they have enough to do.
             outcome = "busy" if status in (429, 503) else "down" if status >= 500 else "refused"
-        return outcome, Attempt(failed, passing, _after_s(headers))
+        return outcome, Attempt(failed, passing, outcome == "busy", _after_s(headers))
 
     def _reason(self, error: Exception) -> str:
         return self._without_key(f"{type(error).__name__}: {error}")
@@ -214,11 +215,11 @@ def _seconds(duration: str) -> float:
     return sum(float(number) * units[unit] for number, unit in re.findall(r"(\d+(?:\.\d+)?)(ms|[smh])", duration))
 
 
-def chat_parameters(request: dict[str, Any], section: LlmSection, place: Place) -> dict[str, Any]:
+def chat_parameters(request: dict[str, Any], section: LlmSection, address: Address) -> dict[str, Any]:
     """An LLM_REQUEST row as the body of a request for a chat completion."""
     sampling = Sampling.from_json(request["sampling"])
     # OpenAI's newer models refuse `max_tokens`, other servers know nothing else
-    limit = "max_tokens" if place.base_url else "max_completion_tokens"
+    limit = "max_tokens" if address.base_url else "max_completion_tokens"
     body = {
         "model": section.model,
         "messages": json.loads(request["messages"]),

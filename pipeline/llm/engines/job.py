@@ -69,8 +69,8 @@ class Recorder:
         """Whether this actor has died again and again and no actor of the run has come to send anything."""
         return self._restarts >= MOST_DEATHS and not self._ledger.sent_by(self._job.run_id)
 
-    def split(self, requests: pa.Table) -> tuple[pa.Table, pa.Table]:
-        """Responses that are certain already, and the requests still to be sent.
+    def split(self, requests: pa.Table, attempts: int = 1) -> tuple[pa.Table, pa.Table]:
+        """Responses that are certain already, and the requests still to be sent, each of them `attempts` times at most.
 
         Ray gives a died actor's rows to its successor, which must not pay again for what the dead one has
         stored, nor die for ever of the same request.
@@ -82,9 +82,10 @@ class Recorder:
         unanswered = set(ids.to_pylist()) - set(stored["request_id"].to_pylist())
         sent = self._ledger.sent_by(self._job.run_id)
         reason = f"its process died {MOST_DEATHS} times over this request or its batch; was it killed for memory?"
-        # Attempts are counted, and the API engine makes several without dying.
-        most = MOST_DEATHS * (1 + (self._job.section.max_retries if self._job.section.engine == "openai" else 0))
-        deadly = [failure(each, reason, 0) for each in sorted(unanswered) if sent.get(each, 0) >= most]
+        # Attempts are counted, and not all of them end in a death.
+        deadly = [
+            failure(each, reason, 0) for each in sorted(unanswered) if sent.get(each, 0) >= MOST_DEATHS * attempts
+        ]
         certain = pa.concat_tables([stored, to_table(deadly)])
         return certain, requests.filter(pc.invert(pc.is_in(ids, certain["request_id"].combine_chunks())))
 

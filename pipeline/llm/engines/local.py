@@ -38,12 +38,15 @@ def cpus(section: LlmSection) -> float:
     return section.cpus_per_actor
 
 
-def batches(requests: pa.Table, wanted: pa.Table, section: LlmSection) -> list[pa.Table]:
-    """One block per generation batch that holds a request of `wanted`; a batch is one row of lists.
+def blocks(requests: pa.Table, wanted: pa.Table, section: LlmSection, least: int) -> list[pa.Table]:
+    """The generation batches that hold a request of `wanted`, each a row of lists; as many to a block as have `least`.
 
     As rows of its own, Ray Data would cut and join batches; without a batch size it refuses to give out GPUs.
     """
-    return [_as_row(batch) for batch in sampled_batches(requests, wanted, section.batch_size)]
+    batches = [_as_row(batch) for batch in sampled_batches(requests, wanted, section.batch_size)]
+    together = -(-max(least, 1) // section.batch_size)
+    starts = range(0, len(batches), together)
+    return [pa.concat_tables(batches[start : start + together]).combine_chunks() for start in starts]
 
 
 def _as_row(batch: pa.Table) -> pa.Table:

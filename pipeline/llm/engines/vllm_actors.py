@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 _MOST_RESTARTS = 5  # of one replica in a run
+_ENGINES_PER_RECEIVER = 8
 _STEP_CPUS = 0.1  # of the steps around the engine; whole CPUs for them would starve it on a small machine
 # vLLM writes a request_id of its own into the row, and takes a column "model" for the name of a LoRA adapter
 _ADDRESS = "address"
@@ -48,29 +49,37 @@ def cpus(section: LlmSection) -> float:
     return section.cpus_per_actor
 
 
-def batches(requests: pa.Table, wanted: pa.Table, section: LlmSection) -> list[pa.Table]:
+def blocks(requests: pa.Table, wanted: pa.Table, section: LlmSection, least: int) -> list[pa.Table]:
     """Blocks in the order of the prompts, so that vLLM's prefix cache serves those with a common beginning."""
     order = [(name, "ascending") for name in ("purpose", "sampling", "messages")]
     rows = wanted.sort_by(order)
-    size = section.batch_size
+    size = section.batch_size * -(-max(least, 1) // section.batch_size)
     return [rows.slice(start, size).combine_chunks() for start in range(0, rows.num_rows, size)]
 
 
 def answer(asked: Dataset, job: Job) -> Dataset:
     """LLM_RESPONSE rows for a dataset of LLM_REQUEST rows."""
+    from ray.data import ActorPoolStrategy
     from ray.data.llm import build_processor
 
     processor = build_processor(
         _configuration(job.section),
         preprocess=partial(_conversation, lora=job.section.lora and locate_adapter(job.section.lora).path_or_name),
-        postprocess=_completion,
         preprocess_map_kwargs={"num_cpus": _STEP_CPUS},
-        postprocess_map_kwargs={"num_cpus": _STEP_CPUS},
     )
+    # As tasks, Ray's last step and ours would start a process for every block: for the last ones, when all else waits.
+    processor.postprocess = None
     # Ray alone would load an engine that dies at its first request again for ever. Lost spot machines do not count.
     processor.get_stage_by_name("vLLMEngineStage").map_batches_kwargs["max_restarts"] = _MOST_RESTARTS
-    steps = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": _STEP_CPUS, "fn_args": (job,)}
-    return processor(asked.map_batches(_send, **steps)).map_batches(_receive, **steps)
+    blocks = {"batch_size": None, "batch_format": "pyarrow"}
+    answers = processor(asked.map_batches(_send, fn_args=(job,), num_cpus=_STEP_CPUS, **blocks))
+    return answers.map_batches(
+        Receiver,
+        fn_constructor_args=(job, processor.DATA_COLUMN),
+        compute=ActorPoolStrategy(size=-(-job.section.actors // _ENGINES_PER_RECEIVER)),
+        num_cpus=0,  # it is there before the engines, which may need every CPU
+        **blocks,
+    )
 
 
 def _configuration(section: LlmSection) -> Any:
@@ -79,6 +88,7 @@ def _configuration(section: LlmSection) -> Any:
     kwargs: dict[str, Any] = {
         "max_model_len": section.max_context_tokens,
         "dtype": "bfloat16",
+        "performance_mode": "throughput",  # else a GPU has the places of a server that must answer soon: half as many
         # Cut into chunks, prompts with a seed crash vLLM 0.32 on a CPU, whose generators cannot be set back.
         **({} if section.gpus_per_actor else {"enable_chunked_prefill": False}),
         **section.engine_kwargs,
@@ -129,19 +139,20 @@ def _conversation(row: dict[str, Any], lora: str | None) -> dict[str, Any]:
     }
 
 
-def _completion(row: dict[str, Any]) -> dict[str, Any]:
-    """Rows that failed do not pass through here: they keep all columns and carry `__inference_error__`."""
-    kept = ("generated_text", "num_input_tokens", "num_generated_tokens")
-    return {name: row[name] for name in (*_CARRIED, *kept)}
+class Receiver:
+    """Stores what comes out of the engines, one part of the store per block."""
 
+    def __init__(self, job: Job, column: str) -> None:
+        self._recorder, self._column = Recorder(job), column
 
-def _receive(rows: pa.Table, job: Job) -> pa.Table:
-    """One part of the store per block that comes out of the engine."""
-    finished = rows.to_pylist()
-    responses = to_table(_answer(row) for row in finished)
-    columns = [[row[name] for row in finished] for name in _CARRIED]
-    Recorder(job).received(pa.table(dict(zip(LLM_REQUEST.names, columns, strict=True)), schema=LLM_REQUEST), responses)
-    return responses
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """LLM_RESPONSE for rows that are, in their only column, all that Ray knows of a request."""
+        finished = rows[self._column].to_pylist()
+        responses = to_table(_answer(row) for row in finished)
+        columns = [[row[name] for row in finished] for name in _CARRIED]
+        requests = pa.table(dict(zip(LLM_REQUEST.names, columns, strict=True)), schema=LLM_REQUEST)
+        self._recorder.received(requests, responses)
+        return responses
 
 
 def _answer(row: dict[str, Any]) -> Answer:

@@ -80,7 +80,7 @@ class LlmSection(Section):
         None, "openai: over all actors, prompts and longest answers counted; default: no limit.", gt=0
     )
     timeout_s: float = execution(120.0, "openai: seconds one attempt may take.", gt=0)
-    deadline_s: float = execution(900.0, "openai: seconds after which no request is tried again.", gt=0)
+    deadline_s: float = execution(900.0, "openai: seconds after which a request's failure is final.", gt=0)
     max_retries: int = execution(
         4, "openai: retries of a request that failed; being turned away (429, 503) is no failure.", ge=0
     )

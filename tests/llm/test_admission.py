@@ -192,6 +192,25 @@ def test_server_that_stays_down_fails_what_waits_for_it():
         asyncio.run(asyncio.wait_for(run(), 20))
 
 
+def test_those_that_come_to_a_dead_server_wait_for_its_next_probe():
+    """Failed at once, all requests of a run would be gone within seconds."""
+    lane = Lane(4)
+
+    async def run() -> float:
+        admission = Admission[int]([lane], let_all, lambda requests: None, 0.2)
+        with pytest.raises(Closed):
+            while True:
+                (await admission.enter(1)).leave("down", 0.01)
+                admission.left()
+        began = time.monotonic()
+        place = await admission.enter(2)
+        place.leave("answered", 0.01)
+        return time.monotonic() - began
+
+    assert asyncio.run(asyncio.wait_for(run(), 20)) > 0.1
+    assert not lane.is_down
+
+
 def test_endpoint_that_is_down_is_passed_over():
     dead, alive = Lane(4), Lane(4)
     counts = {id(dead): 0, id(alive): 0}

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         ({"Retry-After": "7"}, 7.0),
         ({"retry-after-ms": "250", "Retry-After": "1"}, 0.25),
         ({"Retry-After": "-3"}, 0.0),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        ({"Retry-After": "in a while"}, None),
         ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "6m0.5s"}, 360.5),
         ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "20ms"}, 0.02),
         ({"x-ratelimit-remaining-tokens": "12", "x-ratelimit-reset-tokens": "1h"}, None),

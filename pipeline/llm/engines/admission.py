@@ -5,6 +5,7 @@ groups. Knows neither HTTP nor Ray.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -36,26 +37,27 @@ class Admission(Generic[T]):
         admit: Callable[[list[T]], Awaitable[Admitted]],
         record: Callable[[list[T]], None],
         down_s: float,
+        refusing_s: float = math.inf,
         ahead: bool = True,
     ) -> None:
-        self._lanes, self._admit, self._record, self._down_s, self._ahead = lanes, admit, record, down_s, ahead
+        self._lanes, self._admit, self._record, self._ahead = lanes, admit, record, ahead
+        self._down_s, self._refusing_s = down_s, refusing_s
+        self._again: deque[_Waiting[T]] = deque()  # have been out, and go before those of the queue
         self._queue: deque[_Waiting[T]] = deque()
         self._written: deque[_Waiting[T]] = deque()  # admitted and written down, with no place yet
         self._changed = asyncio.Event()
+        self._came_back = False  # a request, since requests were last given up
         self._clerk: asyncio.Task[None] | None = None
 
     async def enter(self, request: T, again: bool = False) -> Place:
         """Return a place once the request may go out; tell `left` when it has come back and left the place.
 
-        One that goes out `again` is ahead of those that have not been out: it has waited longest.
+        One that goes out `again` is ahead of those that have not been out: they have waited less.
 
         Raises Closed when it never will, and what `admit` and `record` raise.
         """
         place: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
-        if again:
-            self._queue.appendleft((request, place))
-        else:
-            self._queue.append((request, place))
+        (self._again if again else self._queue).append((request, place))
         self._changed.set()
         if self._clerk is None or self._clerk.done():
             self._clerk = asyncio.create_task(self._serve())
@@ -71,22 +73,34 @@ class Admission(Generic[T]):
     def left(self) -> None:
         """A lane has room again."""
         self._hand_out()
+        self._came_back = True
         self._changed.set()
 
     async def _serve(self) -> None:
-        while self._queue or self._written:
+        while self._again or self._queue or self._written:
             self._changed.clear()
             self._hand_out()
             room = sum(lane.room for lane in self._lanes)
             ahead = sum(int(lane.limit) for lane in self._lanes if not lane.is_down) // 2 if self._ahead else 0
             wanted = room + ahead - len(self._written)
-            if self._queue and wanted > 0 and 2 * wanted >= ahead:  # few at a time would keep the clerk writing
+            if (
+                (self._again or self._queue) and wanted > 0 and 2 * wanted >= ahead
+            ):  # few at a time would keep the clerk writing
                 await self._write_down(wanted)
-            elif not room and all(lane.down_s > self._down_s for lane in self._lanes):
-                reason = f"the server is down: it has answered nothing for {self._down_s:g} s (llm.down_s)"
-                self._close(reason, self._queue, self._written)
-            elif self._queue or self._written:
+            elif not room and self._came_back and (reason := self._given_up()):
+                # Those that come later wait for the next probe: failed at once, they would be gone within seconds.
+                self._came_back = False
+                self._close(reason, self._again, self._queue, self._written)
+            elif self._again or self._queue or self._written:
                 await self._until_changed()
+
+    def _given_up(self) -> str:
+        """Why nothing is to be expected of the servers; empty where something is."""
+        if all(lane.down_s > self._down_s for lane in self._lanes):
+            return f"the server is down: it has answered nothing for {self._down_s:g} s (llm.down_s)"
+        if all(lane.refusing_s > self._refusing_s for lane in self._lanes):
+            return f"the server has turned everything away for {self._refusing_s:g} s (llm.deadline_s)"
+        return ""
 
     def _hand_out(self) -> None:
         """Places to those that are written down, as far as there are any."""
@@ -96,15 +110,18 @@ class Admission(Generic[T]):
                 place.set_result(lane.enter())
 
     async def _write_down(self, most: int) -> None:
-        first = [self._queue.popleft() for _ in range(min(most, len(self._queue)))]
+        again = min(most, len(self._again))
+        first = [self._again.popleft() for _ in range(again)]
+        first += [self._queue.popleft() for _ in range(min(most - again, len(self._queue)))]
         try:
             admitted = await self._admit([request for request, _ in first])
         except Exception as unanswered:
-            self._queue.extendleft(reversed(first))
+            self._again.extendleft(reversed(first))
+            self._fail(unanswered, self._again)
             self._fail(unanswered, self._queue)
             return
         wave = deque(first[: admitted.count])
-        self._queue.extendleft(reversed(first[admitted.count :]))
+        self._again.extendleft(reversed(first[admitted.count :]))  # in front of both
         error = await _in_thread(self._record, [request for request, _ in wave]) if wave else None
         if error is None:
             self._written += wave
@@ -112,7 +129,7 @@ class Admission(Generic[T]):
         else:
             self._fail(error, wave)
         if admitted.closed:
-            self._close(admitted.closed, self._queue)
+            self._close(admitted.closed, self._again, self._queue)
         elif admitted.wait_s:
             await asyncio.sleep(admitted.wait_s)
 

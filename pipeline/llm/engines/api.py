@@ -35,6 +35,7 @@ _HELD = 8
 _ROWS = 64  # of a call, where there are enough requests: smaller ones would be a burden for Ray Data
 _CPUS = 0.5  # of one actor: it waits most of the time
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 60.0  # before a further attempt, where the server does not say
+_LONGEST_ASKED_S = 300.0  # where it does
 _MOST_ATTEMPTS = 100  # whatever became of them
 _AT_ONCE = 2  # times that a request which is turned away just queues again; the lane sees to the server's rest
 
@@ -92,7 +93,7 @@ class ApiActor:
         self._recorder = Recorder(job)
         lanes = [endpoint.lane for endpoint in endpoints]
         self._admission = Admission[dict[str, Any]](
-            lanes, self._admit, self._sent, section.down_s, ahead=job.gate is None
+            lanes, self._admit, self._sent, section.down_s, section.deadline_s, ahead=job.gate is None
         )
         self._commits = GroupCommit[tuple[dict[str, Any], Answer]](_COMMIT_S, section.concurrency, self._received)
         # Else every few seconds all requests wait while the collector goes through what the libraries have loaded.
@@ -100,7 +101,7 @@ class ApiActor:
         gc.freeze()
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
-        stored, batch = await asyncio.to_thread(self._recorder.split, batch, _MOST_ATTEMPTS)
+        stored, batch = await asyncio.to_thread(self._recorder.split, batch, 1 + self._section.max_retries)
         answers = await asyncio.gather(*(self._answer(row) for row in batch.to_pylist()))
         yield pa.concat_tables([stored, to_table(answers)])
 
@@ -148,7 +149,7 @@ class ApiActor:
 def _wait_s(attempt: Attempt, times: int) -> float:
     """What the server asked for, else longer and longer and never quite the same."""
     if attempt.after_s is not None:
-        return min(attempt.after_s, _LONGEST_WAIT_S)
+        return min(attempt.after_s, _LONGEST_ASKED_S)
     if times <= 0:
         return 0.0
     return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** min(times - 1, 16)) + random.uniform(0, _FIRST_WAIT_S)

@@ -9,6 +9,8 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import RayrieverError
@@ -196,7 +198,11 @@ def _after_s(headers: Mapping[str, str]) -> float | None:
             return max(0.0, float(headers[name]) / divisor)
         except (KeyError, ValueError):
             continue
-    return _reset_s(headers)
+    try:
+        date = parsedate_to_datetime(headers["retry-after"])
+        return max(0.0, (date - datetime.now(date.tzinfo)).total_seconds())
+    except (KeyError, ValueError):
+        return _reset_s(headers)
 
 
 def _reset_s(headers: Mapping[str, str]) -> float | None:

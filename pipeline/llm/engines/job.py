@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +71,7 @@ class Recorder:
         return self._restarts >= MOST_DEATHS and not self._ledger.sent_by(self._job.run_id)
 
     def split(self, requests: pa.Table, attempts: int = 1) -> tuple[pa.Table, pa.Table]:
-        """Responses that are certain already, and the requests still to be sent, each of them `attempts` times at most.
+        """Responses that are certain already, and the requests still to be sent, each some `attempts` times.
 
         Ray gives a died actor's rows to its successor, which must not pay again for what the dead one has
         stored, nor die for ever of the same request.
@@ -83,9 +84,8 @@ class Recorder:
         sent = self._ledger.sent_by(self._job.run_id)
         reason = f"its process died {MOST_DEATHS} times over this request or its batch; was it killed for memory?"
         # Attempts are counted, and not all of them end in a death.
-        deadly = [
-            failure(each, reason, 0) for each in sorted(unanswered) if sent.get(each, 0) >= MOST_DEATHS * attempts
-        ]
+        most = MOST_DEATHS * attempts if self._restarts >= MOST_DEATHS else math.inf
+        deadly = [failure(each, reason, 0) for each in sorted(unanswered) if sent.get(each, 0) >= most]
         certain = pa.concat_tables([stored, to_table(deadly)])
         return certain, requests.filter(pc.invert(pc.is_in(ids, certain["request_id"].combine_chunks())))
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _MOST_RESTARTS = 5  # of one replica in a run
 _ENGINES_PER_RECEIVER = 8
+_MOST_BATCHES = 4  # of a block
+_SEQUENCES = 256  # that an engine takes at a time where engine_kwargs do not say
 _STEP_CPUS = 0.1  # of the steps around the engine; whole CPUs for them would starve it on a small machine
 # vLLM writes a request_id of its own into the row, and takes a column "model" for the name of a LoRA adapter
 _ADDRESS = "address"
@@ -53,7 +55,8 @@ def blocks(requests: pa.Table, wanted: pa.Table, section: LlmSection, least: int
     """Blocks in the order of the prompts, so that vLLM's prefix cache serves those with a common beginning."""
     order = [(name, "ascending") for name in ("purpose", "sampling", "messages")]
     rows = wanted.sort_by(order)
-    size = section.batch_size * -(-max(least, 1) // section.batch_size)
+    # An engine's answers are stored when all of their block are there: what a kill costs must not grow with the run.
+    size = section.batch_size * min(_MOST_BATCHES, -(-max(least, 1) // section.batch_size))
     return [rows.slice(start, size).combine_chunks() for start in range(0, rows.num_rows, size)]
 
 
@@ -102,6 +105,7 @@ def _configuration(section: LlmSection) -> Any:
         model_source=locate(section.model).path_or_name,  # Ray fetches it from an object store, on every node
         engine_kwargs=kwargs,
         batch_size=section.batch_size,
+        max_concurrent_batches=1 + int(1.1 * kwargs.get("max_num_seqs", _SEQUENCES)) // section.batch_size,
         concurrency=(section.actors, section.actors),
         placement_group_config={"bundles": [dict(bundle) for _ in range(workers)]},
         should_continue_on_error=True,

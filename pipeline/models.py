@@ -18,7 +18,7 @@ from filelock import FileLock
 from pyarrow import fs
 
 from pipeline.errors import RayrieverError
-from pipeline.workspace import digest
+from pipeline.workspace import cache_folder, digest
 
 _MODEL_FILES = ("modules.json", "config.json")
 _STORES = ("s3://", "gs://")
@@ -41,7 +41,7 @@ class ModelLocation:
     def kept(self, form: str = "") -> Path:
         """Folder for this machine's copy, or for the form of it that `form` names. There is one, or it is whole."""
         name = re.sub(r"[^\w.=-]", "-", "-".join(filter(None, (self.fingerprint, form))))
-        return Path.home() / ".cache" / "rayriever" / "models" / name
+        return cache_folder() / "models" / name
 
 
 @dataclass(frozen=True)

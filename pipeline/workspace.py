@@ -233,7 +233,7 @@ class Artifact:
     def _local_folder(self, name: str) -> Path:
         if self.workspace.is_local:
             return Path(self.folder) / name
-        return Path.home() / ".cache" / "rayriever" / self.manifest.identity / name
+        return cache_folder() / self.manifest.identity / name
 
 
 @dataclass
@@ -383,6 +383,11 @@ def _open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     except (pa.ArrowInvalid, OSError) as error:
         raise RayrieverError(f"workspace {uri}: not a local path or a URI that pyarrow knows: {error}") from error
     return filesystem, root
+
+
+def cache_folder() -> Path:
+    """Where copies of what lies on object stores and hubs are kept on this machine."""
+    return Path.home() / ".cache" / "rayriever"
 
 
 def sha256(path: Path) -> str:

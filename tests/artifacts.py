@@ -10,6 +10,7 @@ import pyarrow as pa
 from pipeline import records
 from pipeline.encoder import corpus as encode
 from pipeline.index import build as index
+from pipeline.lexical import stage as lexical
 from pipeline.progress import Silent
 from pipeline.recipe import Recipe
 from pipeline.stage import StageContext
@@ -45,6 +46,10 @@ class Shelf:
         rows = [{"split": "train", "kind": "given", **query} for query in queries]
         grades = [dict(zip(("query_id", "passage_id", "grade"), judgment, strict=True)) for judgment in judgments]
         self._put("queries", queries=(rows, records.QUERY), judgments=(grades, records.JUDGMENT))
+
+    def words(self) -> None:
+        """BM25 shards of the corpus."""
+        self.run("words", lexical.run, ["corpus"])
 
     def base_index(self) -> None:
         """Encode and index the corpus with the recipe's encoder."""

@@ -7,7 +7,6 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import RayrieverError
-from pipeline.index.build import shard_files
 from pipeline.llm.responses import Answer, to_table
 from pipeline.llm.store import ResponseStore
 from pipeline.recipe import Recipe
@@ -61,4 +60,4 @@ def test_whole_run_with_its_workspace_in_a_bucket(
     finished = run(Recipe.model_validate(values), Recorder())
     release = json.loads(Workspace(values["workspace"]).read_bytes("library/run/release.json") or b"")
     assert release["verdict"] in ("ship", "keep base")
-    assert shard_files(0)[0] in finished["index_tuned"].manifest.directories["index"]
+    assert "shard-0000.faiss" in finished["index_tuned"].manifest.directories["index"]

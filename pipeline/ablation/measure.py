@@ -14,7 +14,7 @@ from pipeline.corpus.duplicates import representatives
 from pipeline.errors import RayrieverError
 from pipeline.evaluation import metrics
 from pipeline.evaluation.encoders import BASE, dense_systems
-from pipeline.lexical import bm25
+from pipeline.lexical.search import open_words
 from pipeline.mining.search import search_index
 from pipeline.rankings import Hit, to_table
 from pipeline.recipe import Recipe
@@ -85,13 +85,14 @@ def unseen_queries(queries: pa.Table, judgments: pa.Table, duplicates: pa.Table)
 
 def measure_lexical(recipe: Recipe, artifacts: Mapping[str, Artifact], judged: Judged) -> Trial:
     """BM25 with the recipe's k1, b and stemmer."""
-    corpus = artifacts["corpus"]
+    words = artifacts["words"]
 
     def rank(texts: list[str]) -> list[list[Hit]]:
-        return bm25.build(corpus.table("passages"), recipe.lexical).search(texts, _DEPTH)
+        with open_words(recipe, words) as search:
+            return search(texts, _DEPTH)
 
-    searched = {"corpus": corpus.manifest.identity, "lexical": recipe.lexical.result_fields()}
-    return Trial(corpus.manifest.identity, 0.0, _stored_ndcg(corpus.workspace, searched, judged, rank))
+    searched = {"words": words.manifest.identity}
+    return Trial(words.manifest.identity, 0.0, _stored_ndcg(words.workspace, searched, judged, rank))
 
 
 def measure_encoder(

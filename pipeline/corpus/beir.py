@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 from pipeline.errors import RayrieverError
+from pipeline.workspace import cache_folder
 
 _URL = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_-]*)?")
@@ -38,7 +39,7 @@ def cached_folder(name: str) -> Path:
             f"corpus beir:{name}: not the name of a BEIR collection. Known are {', '.join(PASSAGES)} and "
             "cqadupstack/FORUM."
         )
-    return Path.home() / ".cache" / "rayriever" / "beir" / name
+    return cache_folder() / "beir" / name
 
 
 def fetch(name: str) -> Path:

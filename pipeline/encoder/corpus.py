@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +16,10 @@ from pipeline.records import full_text, vector_schema
 from pipeline.stage import Estimate, StageContext
 from pipeline.workspace import Artifact, Workspace
 
+if TYPE_CHECKING:
+    from pipeline.encoder.identity import EncoderIdentity
+
+IDENTITY, _IDENTITY_FILE = "encoder", "encoder.json"
 _USUAL_DIMENSION = 384
 # Passages per call of an actor, and so per Parquet part.
 _SLICE_ROWS = 2048
@@ -28,12 +34,15 @@ class EncodePassages:
         import torch
 
         from pipeline.encoder.encode import Encoder
+        from pipeline.encoder.identity import identify
         from pipeline.encoder.model import best_device, load_model, trained_folder
 
         torch.set_num_threads(max(1, int(section.cpus_per_actor)))
         self.workspace = Workspace(workspace)
+        model = load_model(section, trained_folder(workspace, trained_by))
+        self.identity = identify(model)
         self.encoder = Encoder(
-            load_model(section, trained_folder(workspace, trained_by)),
+            model,
             section.dtype,
             section.tokens_per_batch,
             best_device(section.gpus_per_actor),
@@ -43,7 +52,7 @@ class EncodePassages:
 
     def __call__(self, slices: pa.Table) -> pa.Table:
         counts = [self._encode(**row) for row in slices.to_pylist()]
-        return pa.table({"rows": counts, "dimension": [self.encoder.dimension] * len(counts)})
+        return pa.table({"rows": counts, "encoder": [json.dumps(asdict(self.identity))] * len(counts)})
 
     def _encode(self, part: str, start: int, number: int) -> int:
         passages = self._read(part).slice(start, _SLICE_ROWS)
@@ -82,7 +91,11 @@ def run_aligned(ctx: StageContext) -> None:
 
 
 def encode_corpus(ctx: StageContext, training: str | None) -> None:
-    """Write table `vectors`: one float32 unit vector per passage. `training` is the stage that made the model."""
+    """Write table `vectors`, one float32 unit vector per passage, and folder `encoder`, which says whose they are.
+
+    Args:
+        training: the stage that made the model; None is the recipe's encoder.
+    """
     import ray
 
     from pipeline.ray_session import actor_keys, ensure_ray, explained_ray_errors, require_resources
@@ -103,13 +116,23 @@ def encode_corpus(ctx: StageContext, training: str | None) -> None:
         compute=ray.data.ActorPoolStrategy(size=min(section.actors, len(slices))),
         fn_constructor_args=(section, trained_by, ctx.workspace.uri, ctx.out.part_folder("vectors")),
     )
-    done, dimension, total = 0, 0, corpus.rows("passages")
+    done, total, encoder = 0, corpus.rows("passages"), "{}"
     with explained_ray_errors("encoder: an actor", "One killed for memory needs a smaller encoder.tokens_per_batch."):
         for row in counts.iter_rows():
-            done, dimension = done + row["rows"], row["dimension"]
+            done, encoder = done + row["rows"], row["encoder"]
             ctx.progress.update("passages encoded", done, total)
+    dimension = json.loads(encoder)["dimension"]
     written = ctx.out.adopt_parts("vectors", vector_schema(dimension))
     assert written == total, f"{written} vectors for {total} passages"
+    with ctx.out.directory(IDENTITY) as folder:
+        (folder / _IDENTITY_FILE).write_text(encoder, encoding="utf-8")
+
+
+def identity_of(encoded: Artifact) -> EncoderIdentity:
+    """Whose vectors an encode stage wrote."""
+    from pipeline.encoder.identity import EncoderIdentity
+
+    return EncoderIdentity(**json.loads(encoded.file(IDENTITY, _IDENTITY_FILE).read_text(encoding="utf-8")))
 
 
 def _slices(corpus: Artifact, workspace: Workspace) -> list[pa.Table]:

@@ -13,7 +13,7 @@ from pipeline import records
 from pipeline.evaluation import fusion, gate, markdown, metrics, report, significance, trec
 from pipeline.evaluation.encoders import BASE, DenseSystem, dense_systems
 from pipeline.evaluation.release import release
-from pipeline.lexical import bm25
+from pipeline.lexical.search import open_words
 from pipeline.llm.store import totals
 from pipeline.mining.search import search_index
 from pipeline.rankings import Rankings, to_table
@@ -63,8 +63,8 @@ def _rank(ctx: StageContext, judged: pa.Table) -> dict[str, pa.Table]:
     """Rows of `records.HIT` per system."""
     ids, texts = judged["query_id"].to_pylist(), judged["text"].to_pylist()
     top_k, rrf_k = ctx.recipe.evaluate.top_k, ctx.recipe.evaluate.rrf_k
-    lexical = bm25.build(ctx.inputs["corpus"].table("passages"), ctx.recipe.lexical)
-    found: dict[str, Rankings] = {BM25: dict(zip(ids, lexical.search(texts, top_k), strict=True))}
+    with open_words(ctx.recipe, ctx.inputs["words"]) as lexical:
+        found: dict[str, Rankings] = {BM25: dict(zip(ids, lexical(texts, top_k), strict=True))}
     for each in dense_systems(ctx.inputs):
         index, model = ctx.inputs[each.index], each.model(ctx.inputs)
         hits = search_index(ctx.recipe, index, model, texts, top_k, ctx.progress)

@@ -1,1 +1,1 @@
-"""Vectors to an exact, sharded FAISS index: build, search with Ray actors, merge."""
+"""Vectors to a sharded FAISS index: choose its kind, build it in Ray tasks, check it, search it with Ray actors."""

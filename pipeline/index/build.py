@@ -1,107 +1,133 @@
-"""Build the shards of an index in Ray tasks from a table of vectors."""
+"""The index stages: choose a kind, train it, build its shards in Ray tasks, find its effort, commit a generation."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from pipeline.recipe import Recipe
+from pipeline.encoder.corpus import identity_of
+from pipeline.index import tuning
+from pipeline.index.builder import TRAINED, Vectors, build, train
+from pipeline.index.kinds import Choice, Spec, choose
+from pipeline.index.manifest import About
+from pipeline.index.shard import open_shard
+from pipeline.recipe import IndexSection, Recipe
+from pipeline.sharded.folder import Generation, ShardFiles, ShardFolder, generation_file
+from pipeline.sharded.rows import Rows, bounds_of
 from pipeline.stage import Estimate, StageContext
-from pipeline.workspace import Workspace
+from pipeline.workspace import Artifact, digest
 
 DIRECTORY = "index"
-
-
-def shard_files(number: int) -> tuple[str, str]:
-    """File names of a shard: the FAISS index and the ids of its rows."""
-    return f"shard-{number:04d}.faiss", f"shard-{number:04d}.ids.parquet"
+BUILDING = "building"
+CPUS_PER_BUILDER = 1
+_MORE_SHARDS = "One killed for memory needs more shards: a smaller index.shard_mb."
 
 
 def run_base(ctx: StageContext) -> None:
     """Index the base encoder's vectors."""
-    build(ctx, "encode_base")
+    build_index(ctx, "encode_base")
 
 
 def run_tuned(ctx: StageContext) -> None:
     """Index the tuned encoder's vectors."""
-    build(ctx, "encode_tuned")
+    build_index(ctx, "encode_tuned")
 
 
 def run_aligned(ctx: StageContext) -> None:
     """Index the aligned encoder's vectors."""
-    build(ctx, "encode_aligned")
+    build_index(ctx, "encode_aligned")
 
 
-def build(ctx: StageContext, encode_stage: str) -> None:
-    """Write folder `index`: shards of equal size and `index.json`, which says what they hold."""
+def build_index(ctx: StageContext, encode_stage: str) -> None:
+    """Write folder `index`: the shards and their generation.
+
+    Shards grow in a folder that outlives the attempt: a build that died goes on with those that are missing.
+    """
+    from pipeline.ray_session import ensure_ray
+
+    encoded, section = ctx.inputs[encode_stage], ctx.recipe.index
+    vectors = vectors_of(encoded)
+    choice = choose(section, vectors.rows.total, vectors.dimension)
+    ctx.progress.message(f"index: {choice.spec.kind} in {choice.spec.shards} shards ({choice.why})")
+    ensure_ray(ctx.recipe.ray)
+    building = ShardFolder(ctx.workspace.uri, _building_path(ctx, encoded, choice.spec))
+    shards = _build_shards(ctx, vectors, choice.spec, building)
+    about = _about(choice, encoded)
+    if not choice.spec.is_exact:
+        about = _tuned(about, section, building, shards[0])
+        ctx.progress.message(f"index: recall@{tuning.RECALL_DEPTH} {about.recall:.3f} with {about.effort}")
+    folder = ShardFolder(ctx.workspace.uri, ctx.out.part_folder(DIRECTORY))
+    folder.take_over(building, shards)
+    generation = Generation(1, about.values(), tuple(shards))
+    content = folder.commit(generation)
+    ctx.out.adopt_files(DIRECTORY, generation.files() | {generation_file(1): content})
+    ctx.out.after_commit(partial(ctx.workspace.delete_folder, BUILDING, ctx.out.stage))
+
+
+def _building_path(ctx: StageContext, encoded: Artifact, spec: Spec) -> str:
+    key = digest({"vectors": encoded.manifest.identity, "spec": spec.__dict__})
+    return ctx.workspace.path(BUILDING, ctx.out.stage, key)
+
+
+def vectors_of(encoded: Artifact) -> Vectors:
+    """Where an encode stage left its vectors."""
+    return Vectors(Rows.of(encoded, "vectors"), identity_of(encoded).dimension)
+
+
+def _build_shards(ctx: StageContext, vectors: Vectors, spec: Spec, folder: ShardFolder) -> list[ShardFiles]:
     import ray
 
-    from pipeline.ray_session import ensure_ray, explained_ray_errors
+    from pipeline.ray_session import explained_ray_errors
 
-    ensure_ray(ctx.recipe.ray)
-    encoded = ctx.inputs[encode_stage]
-    parts, total = encoded.parts("vectors"), encoded.rows("vectors")
-    shards = min(ctx.recipe.index.shards, total)
-    task = ray.remote(num_cpus=1)(_build_shard)
-    folder = ctx.out.part_folder(DIRECTORY)
-    bounds = [total * number // shards for number in range(shards + 1)]
-    pending = [
-        task.remote(ctx.workspace.uri, parts, (bounds[number], bounds[number + 1]), folder, number)
-        for number in range(shards)
-    ]
-    digests: dict[str, str] = {}
-    with explained_ray_errors("index: a task", "One killed for memory needs more index.shards."):
-        for done, reference in enumerate(pending, start=1):
-            digests |= ray.get(reference)
-            ctx.progress.update("shards built", done, shards)
-    about = {
-        "kind": "flat",
-        "metric": "inner_product",
-        "shards": shards,
-        "passages": total,
-        "vectors": encoded.manifest.key,
-    }
-    digests["index.json"] = _write(ctx.workspace, f"{folder}/index.json", json.dumps(about, indent=1).encode())
-    ctx.out.adopt_files(DIRECTORY, digests)
+    task, threads = ray.remote(num_cpus=CPUS_PER_BUILDER), CPUS_PER_BUILDER
+    build_one = task(build)
+    with explained_ray_errors("index: a builder", _MORE_SHARDS):
+        trained = folder.noted(TRAINED) if spec.needs_training else None
+        if spec.needs_training and trained is None:
+            ctx.progress.message(f"index: training {spec.lists:,} lists")
+            trained = ray.get(task(train).remote(vectors, spec, folder, threads))
+        names = [f"shard-{number:04d}" for number in range(spec.shards)]
+        shards = {name: noted for name in names if (noted := folder.noted(name)) is not None}
+        pending = {
+            build_one.remote(vectors, bounds, spec, trained, folder, name, threads): name
+            for name, bounds in zip(names, bounds_of(vectors.rows.total, spec.shards), strict=True)
+            if name not in shards
+        }
+        while pending:
+            ctx.progress.update("shards built", len(shards), spec.shards)
+            done, _ = ray.wait(list(pending))
+            shards |= {pending.pop(reference): ray.get(reference) for reference in done}
+    ctx.progress.update("shards built", spec.shards, spec.shards)
+    return [shards[name] for name in names]
 
 
-def _build_shard(uri: str, parts: list[str], bounds: tuple[int, int], folder: str, number: int) -> dict[str, str]:
-    import numpy as np
-
-    from pipeline.index.shard import Shard
-
-    workspace = Workspace(uri)
-    rows = _read_rows(workspace, parts, *bounds)
-    vectors = rows["vector"].combine_chunks().flatten().to_numpy().reshape(rows.num_rows, -1).astype(np.float32)
-    shard = Shard.build(rows["passage_id"].to_pylist(), vectors)
-    sink = pa.BufferOutputStream()
-    pq.write_table(shard.ids_table(), sink)
-    index_file, ids_file = shard_files(number)
-    return {
-        index_file: _write(workspace, f"{folder}/{index_file}", shard.index_bytes()),
-        ids_file: _write(workspace, f"{folder}/{ids_file}", sink.getvalue().to_pybytes()),
-    }
+def _about(choice: Choice, encoded: Artifact) -> About:
+    return About(
+        spec=choice.spec,
+        why=choice.why,
+        effort=tuning.least(choice.spec),
+        recall=None,
+        encoder=identity_of(encoded),
+        corpus=encoded.manifest.inputs.get("corpus", ""),
+        vectors=encoded.manifest.identity,
+    )
 
 
-def _read_rows(workspace: Workspace, parts: list[str], start: int, stop: int) -> pa.Table:
-    """Rows start..stop of the parts in the order listed; parts outside the range are not read."""
-    chosen, position = [], 0
-    for part in parts:
-        rows = pq.read_metadata(part, filesystem=workspace.filesystem).num_rows
-        low, high = max(start - position, 0), min(stop - position, rows)
-        if low < high:
-            chosen.append(pq.read_table(part, filesystem=workspace.filesystem).slice(low, high - low))
-        position += rows
-    return pa.concat_tables(chosen)
+def _tuned(about: About, section: IndexSection, folder: ShardFolder, files: ShardFiles) -> About:
+    """With the effort that reaches the recall, or with the recipe's and the recall that this has."""
+    import ray
+
+    from pipeline.ray_session import explained_ray_errors
+
+    with explained_ray_errors("index: the search for its effort", _MORE_SHARDS):
+        task = ray.remote(num_cpus=CPUS_PER_BUILDER)(_tune)
+        tuned: tuning.Tuned = ray.get(task.remote(folder, files, about, section.recall, section.probes))
+    return replace(about, effort=tuned.effort, recall=tuned.recall)
 
 
-def _write(workspace: Workspace, path: str, content: bytes) -> str:
-    workspace.write_bytes(path, content)
-    return hashlib.sha256(content).hexdigest()
+def _tune(folder: ShardFolder, files: ShardFiles, about: About, recall: float, probes: int | None) -> tuning.Tuned:
+    return tuning.tune(open_shard(folder, files, about, CPUS_PER_BUILDER), recall, probes)
 
 
 def estimate(recipe: Recipe, upstream: Mapping[str, Estimate]) -> Estimate:

@@ -1,60 +1,89 @@
-"""Search an index with one Ray actor per shard."""
+"""Search an index with Ray actors, one or more per shard."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import ray
 
+from pipeline.encoder.identity import EncoderIdentity
 from pipeline.errors import RayrieverError
-from pipeline.index.build import DIRECTORY, shard_files
-from pipeline.index.merge import merge
-from pipeline.index.shard import Shard
+from pipeline.index.build import DIRECTORY
+from pipeline.index.manifest import About, check_encoder
+from pipeline.index.shard import open_shard
 from pipeline.rankings import Hit
-from pipeline.ray_session import explained_ray_errors
-from pipeline.workspace import Artifact, Workspace
+from pipeline.recipe import IndexSection
+from pipeline.sharded.actors import Answer, Searchable, ShardActors
+from pipeline.sharded.folder import Generation, ShardFolder
+from pipeline.workspace import Artifact
 
-# Queries sent to the shards at once: bounds the actors' memory for scores.
-_BATCH = 256
+Vectors = npt.NDArray[np.float32]
+
+# Queries sent to the shards at once: enough for the matrix products of FAISS, few enough for their hits in memory.
+_BATCH = 1024
+MOST_HITS = 1000
 
 
-class ShardActor:
-    """Holds one shard in memory and answers for it."""
-
-    def __init__(self, workspace: str, stage: str, key: str, number: int) -> None:
-        artifact = Workspace(workspace).artifact(stage, key)
-        if artifact is None:
-            raise RayrieverError(f"{stage}: no finished index under key {key}.")
-        index_file, ids_file = (artifact.file(DIRECTORY, name) for name in shard_files(number))
-        self.shard = Shard.load(index_file, ids_file)
-
-    def search(self, queries: npt.NDArray[np.float32], k: int) -> list[list[Hit]]:
-        return self.shard.search(queries, k)
+def folder_of(artifact: Artifact) -> ShardFolder:
+    """The shards of a finished index stage."""
+    return ShardFolder(artifact.workspace.uri, f"{artifact.folder}/{DIRECTORY}")
 
 
 class ShardedIndex:
-    """All shards of a finished index stage; a context manager that ends its actors."""
+    """One generation of an index; a context manager that ends its actors.
 
-    def __init__(self, artifact: Artifact) -> None:
-        shards = sum(name.endswith(".faiss") for name in artifact.manifest.directories[DIRECTORY])
-        manifest = artifact.manifest
-        actor = ray.remote(num_cpus=0, max_restarts=2, max_task_retries=2)(ShardActor)
-        self._actors: list[Any] = [
-            actor.remote(artifact.workspace.uri, manifest.stage, manifest.key, number) for number in range(shards)
-        ]
+    Args:
+        section: how many actors and threads; what the index is, it says itself.
+        timeout_s: after which an answer goes without the shards that have none; None waits for all.
+    """
 
-    def search(self, queries: npt.NDArray[np.float32], k: int) -> list[list[Hit]]:
-        """The exact top k of each query `[n, d]` over all shards; ties go to the smaller id."""
-        found: list[list[Hit]] = []
-        for start in range(0, len(queries), _BATCH):
-            batch = queries[start : start + _BATCH]
-            with explained_ray_errors("index: a shard", "One killed for memory needs more index.shards."):
-                answers = ray.get([actor.search.remote(batch, k) for actor in self._actors])
-            found.extend(merge(of_query, k) for of_query in zip(*answers, strict=True))
-        return found
+    def __init__(
+        self,
+        folder: ShardFolder,
+        section: IndexSection,
+        generation: Generation | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
+        self.folder, self.generation = folder, generation or folder.current()
+        self.about = About.of(self.generation.about)
+        shards = self.generation.shards
+        threads = section.threads_per_shard or max(1, (os.cpu_count() or 1) // max(1, len(shards)))
+        opening: list[Callable[[], Searchable]] = [partial(open_shard, folder, s, self.about, threads) for s in shards]
+        self.shards = ShardActors("index", opening, section.replicas, timeout_s)
+
+    def check_encoder(self, encoder: EncoderIdentity) -> None:
+        """Raise RayrieverError unless the vectors are this encoder's."""
+        check_encoder(self.about, encoder, self.folder.path)
+
+    def search(self, queries: Vectors, k: int) -> list[list[Hit]]:
+        """The top k of each query `[n, d]` over all shards; ties go to the smaller id."""
+        return [hits for answer in self.answers(queries, k) for hits in answer.found.hits()]
+
+    def answers(self, queries: Vectors, k: int, only: Iterable[str] | None = None) -> Iterator[Answer]:
+        """The same in batches, each saying which shards did not answer in time.
+
+        Args:
+            only: ids of the passages that may be found; None: all.
+        """
+        self._check(queries, k)
+        batches = (queries[start : start + _BATCH] for start in range(0, len(queries), _BATCH))
+        return self.shards.search_all(batches, k, **({} if only is None else {"only": list(only)}))
+
+    def _check(self, queries: Vectors, k: int) -> None:
+        """In the caller's process: an actor that fails for a bad query looks like one that died."""
+        if not 1 <= k <= MOST_HITS:
+            raise RayrieverError(f"index: top-K is {k}; it goes from 1 to {MOST_HITS:,}.")
+        dimension = self.about.spec.dimension
+        if queries.shape[1] != dimension:
+            raise RayrieverError(
+                f"index: built with {dimension} dimensions, the query has {queries.shape[1]}; was it another model?"
+            )
+        if not np.isfinite(queries).all():
+            raise RayrieverError("index: the vector of a query is not finite; check the encoder's training.")
 
     def __enter__(self) -> ShardedIndex:
         return self
@@ -62,5 +91,4 @@ class ShardedIndex:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for actor in self._actors:
-            ray.kill(actor)
+        self.shards.__exit__(kind, error, trace)

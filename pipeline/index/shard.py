@@ -1,88 +1,207 @@
-"""One exact inner-product FAISS index with its passage ids, and rankings that do not depend on the sharding."""
+"""One FAISS index with its passage ids, and rankings that do not depend on how a corpus is cut into shards."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import RayrieverError
-from pipeline.rankings import Hit
+from pipeline.index.kinds import Spec
+from pipeline.index.manifest import About, Effort
+from pipeline.sharded.folder import ShardFiles, ShardFolder
+from pipeline.sharded.found import Found
+from pipeline.sharded.ids import IdMap
 
+Vectors = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+
+# Roles of a shard's files
+INDEX, IDS, VECTORS = "index", "ids", "vectors"
 # Fetched beyond k at first: room for ties at the cut and for the float32 error of FAISS's own scores.
 _MARGIN = 16
 _FLOAT32_ERROR = 1e-5
+# Bytes of candidate vectors that are scored at a time
+_SETTLED_BYTES = 32e6
+# Rows of a filter below which each is scored: FAISS would look at many more
+_FEW_ROWS = 4096
+# Rows per step of an exact search of an approximate index
+_BLOCK_ROWS = 65_536
 
 
+@dataclass
 class Shard:
-    """`ids[i]` belongs to row i of the index; rows are in ascending order of id."""
+    """`ids` of row i is that of vector i of the index; rows are in ascending order of id."""
 
-    def __init__(self, index: faiss.Index, ids: list[str]) -> None:
-        if index.ntotal != len(ids):
-            raise RayrieverError(f"index shard: {index.ntotal} vectors but {len(ids)} ids; rebuild with --from.")
-        self.index = index
-        self.ids = ids
+    index: faiss.Index
+    ids: IdMap
+    spec: Spec
+    effort: Effort
+    vectors: Vectors | None = None  # `[n, d]`, where the index does not hold them
+    dead: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # deleted rows
 
-    @classmethod
-    def build(cls, ids: list[str], vectors: npt.NDArray[np.float32]) -> Shard:
-        """`vectors` is `[n, d]`. Raises RayrieverError on a vector that is not finite."""
-        if not np.isfinite(vectors).all():
-            broken = ids[int(np.argmax(~np.isfinite(vectors).all(axis=1)))]
+    def __post_init__(self) -> None:
+        kept = len(self.ids) if self.vectors is None else len(self.vectors)
+        if not self.index.ntotal == len(self.ids) == kept:
             raise RayrieverError(
-                f"index: the vector of passage {broken!r} is not finite; check the encoder's training."
+                f"index shard: {self.index.ntotal:,} vectors, {len(self.ids):,} ids, {kept:,} kept vectors. "
+                "Build the index again."
             )
-        order = sorted(range(len(ids)), key=ids.__getitem__)
-        index = faiss.IndexFlatIP(vectors.shape[1])
-        index.add(np.ascontiguousarray(vectors[order]))
-        return cls(index, [ids[row] for row in order])
-
-    @classmethod
-    def load(cls, index_file: Path, ids_file: Path) -> Shard:
-        return cls(faiss.read_index(str(index_file)), pq.read_table(ids_file)["passage_id"].to_pylist())
-
-    def index_bytes(self) -> bytes:
-        """What `faiss.read_index` reads from a file."""
-        return bytes(faiss.serialize_index(self.index).tobytes())
-
-    def ids_table(self) -> pa.Table:
-        return pa.table({"passage_id": pa.array(self.ids, pa.string())})
-
-    def search(self, queries: npt.NDArray[np.float32], k: int) -> list[list[Hit]]:
-        """The exact top k of each query `[n, d]`, ties by ascending id; fewer where the shard is smaller."""
-        if queries.shape[1] != self.index.d:
+        if self.index.d != self.spec.dimension:
             raise RayrieverError(
-                f"index: built with {self.index.d} dimensions, the query has {queries.shape[1]}; was it another model?"
+                f"index shard: {self.index.d} dimensions instead of {self.spec.dimension}. Build the index again."
             )
-        found: list[list[Hit] | None] = [None] * len(queries)
+        self._alive = np.ones(len(self.ids), dtype=bool)
+        self._alive[self.dead] = False
+
+    def search(self, queries: Vectors, k: int, only: Iterable[str] | None = None) -> Found:
+        """The top k of each query `[n, d]`, ties by ascending id; padded where there are fewer.
+
+        Exact for kind flat. Other kinds find their candidates as far as the effort goes, and score these exactly.
+
+        Args:
+            only: ids of the passages that may be found; None: all.
+        """
+        self._check(queries)
+        allowed = self._alive if only is None else self._filter(only)
+        available = int(allowed.sum())
+        if only is not None and available <= _FEW_ROWS:
+            return self._ranked(queries, np.tile(np.flatnonzero(allowed), (len(queries), 1)), k)
+        selector = None if available == len(self.ids) else _selector(allowed)
+        if self.spec.is_exact:
+            return self._search_exactly(queries, k, available, selector)
+        fetch = min(max(k * self.effort.candidates, k + _MARGIN), available)
+        _, rows = self._candidates(queries, fetch, selector)
+        return self._ranked(queries, rows, k)
+
+    def exact(self, queries: Vectors, k: int) -> Found:
+        """The top k by comparing every vector, whatever the kind of index."""
+        self._check(queries)
+        if self.spec.is_exact:
+            return self.search(queries, k)
+        alive = np.flatnonzero(self._alive)
+        fetch = min(k + _MARGIN, len(alive))
+        best = faiss.ResultHeap(len(queries), max(fetch, 1), keep_max=True)
+        for start in range(0, len(alive), _BLOCK_ROWS):
+            rows = alive[start : start + _BLOCK_ROWS]
+            scores, places = faiss.knn(
+                queries, self.vectors_of(rows), min(fetch, len(rows)), faiss.METRIC_INNER_PRODUCT
+            )
+            best.add_result(scores, rows[places])
+        best.finalize()
+        return self._ranked(queries, best.I[:, :fetch], k)
+
+    def _check(self, queries: Vectors) -> None:
+        if queries.shape[1] != self.spec.dimension:
+            raise RayrieverError(
+                f"index: built with {self.spec.dimension} dimensions, the query has {queries.shape[1]}; "
+                "was it another model?"
+            )
+        if not np.isfinite(queries).all():
+            raise RayrieverError("index: the vector of a query is not finite; check the encoder's training.")
+
+    def _filter(self, only: Iterable[str]) -> npt.NDArray[np.bool_]:
+        allowed = np.zeros(len(self.ids), dtype=bool)
+        allowed[self.ids.rows(only)] = True
+        allowed &= self._alive
+        return allowed
+
+    def _search_exactly(self, queries: Vectors, k: int, available: int, selector: Any) -> Found:
+        scores, rows = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         pending, fetch = np.arange(len(queries)), k + _MARGIN
-        while len(pending):
-            fetch = min(fetch, self.index.ntotal)
-            rough, rows = self.index.search(np.ascontiguousarray(queries[pending]), fetch)
-            for query, scores, candidates in zip(pending, rough, rows, strict=True):
-                found[query] = self._settle(queries[query], scores, candidates, k)
-            pending = np.array([query for query in pending if found[query] is None], dtype=np.int64)
-            fetch *= 4
-        return [hits for hits in found if hits is not None]
+        width = min(k, available)
+        scores, rows = np.empty((len(queries), width), np.float32), np.empty((len(queries), width), np.int64)
+        while len(pending) and width:
+            fetch = min(fetch, available)
+            rough, candidates = self._candidates(queries[pending], fetch, selector)
+            exact, ordered = self._settled(queries[pending], candidates, width)
+            scores[pending], rows[pending] = exact, ordered
+            # A passage that was not fetched could tie with the k-th.
+            unsure = exact[:, -1] <= rough[:, -1] + _FLOAT32_ERROR if fetch < available else np.zeros(len(exact), bool)
+            pending, fetch = pending[unsure], fetch * 4
+        return self._found(scores, rows, k)
 
-    def _settle(
-        self,
-        query: npt.NDArray[np.float32],
-        rough: npt.NDArray[np.float32],
-        rows: npt.NDArray[np.int64],
-        k: int,
-    ) -> list[Hit] | None:
-        """Exact order of the candidates, or None when a passage not fetched could tie with the k-th.
+    def _ranked(self, queries: Vectors, candidates: Rows, k: int) -> Found:
+        return self._found(*self._settled(queries, candidates, min(k, candidates.shape[1])), k)
+
+    def _candidates(self, queries: Vectors, fetch: int, selector: Any) -> tuple[Vectors, Rows]:
+        if not fetch:
+            return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+        scores, rows = self.index.search(np.ascontiguousarray(queries), fetch, params=self._parameters(fetch, selector))
+        return scores, rows
+
+    def _parameters(self, fetch: int, selector: Any) -> Any:
+        chosen = {} if selector is None else {"sel": selector}
+        if self.spec.lists:
+            return faiss.SearchParametersIVF(  # type: ignore[call-arg]
+                nprobe=min(self.effort.probes, self.spec.lists), **chosen
+            )
+        if self.spec.kind == "hnsw":
+            breadth = max(self.effort.depth, fetch)
+            return faiss.SearchParametersHNSW(efSearch=breadth, **chosen)  # type: ignore[attr-defined]
+        return faiss.SearchParameters(**chosen) if chosen else None
+
+    def _settled(self, queries: Vectors, candidates: Rows, k: int) -> tuple[Vectors, Rows]:
+        """The k best candidates `[n, fetch]` by exact score, then by row; -1 is none.
 
         FAISS's scores depend on how BLAS cuts the matrix, so that equal vectors in two shards may differ in the last
         bit; summed again in float64, a pair's score depends on the pair alone.
         """
-        vectors = self.index.reconstruct_batch(rows).astype(np.float64)
-        scores = (vectors * query.astype(np.float64)).sum(axis=1).astype(np.float32)
-        order = np.lexsort((rows, -scores))[:k]
-        if len(rows) < self.index.ntotal and scores[order[-1]] <= rough[-1] + _FLOAT32_ERROR:
-            return None
-        return [Hit(self.ids[rows[place]], float(scores[place])) for place in order]
+        queries_per_step = max(1, int(_SETTLED_BYTES / (8 * self.spec.dimension * max(1, candidates.shape[1]))))
+        scores, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+        for start in range(0, len(queries), queries_per_step):
+            step = slice(start, start + queries_per_step)
+            wanted = candidates[step]
+            vectors = (
+                self.vectors_of(np.maximum(wanted, 0).ravel())
+                .reshape(*wanted.shape, self.spec.dimension)
+                .astype(np.float64)
+            )
+            exact = np.einsum("qcd,qd->qc", vectors, queries[step].astype(np.float64)).astype(np.float32)
+            exact[wanted < 0] = -np.inf
+            order = np.lexsort((wanted, -exact), axis=-1)[:, :k]
+            scores[step] = np.take_along_axis(exact, order, axis=1)
+            rows[step] = np.take_along_axis(wanted, order, axis=1)
+        return scores, rows
+
+    def vectors_of(self, rows: Rows) -> Vectors:
+        """Vectors `[n, d]` of the rows."""
+        if self.vectors is not None:
+            return np.asarray(self.vectors[rows])
+        found: Vectors = self.index.reconstruct_batch(rows)
+        return found
+
+    def _found(self, scores: Vectors, rows: Rows, k: int) -> Found:
+        missing = k - scores.shape[1]
+        if missing > 0:
+            scores = np.pad(scores, ((0, 0), (0, missing)), constant_values=-np.inf)
+            rows = np.pad(rows, ((0, 0), (0, missing)), constant_values=-1)
+        return Found(scores, self.ids.of(rows.ravel()))
+
+
+def _selector(allowed: npt.NDArray[np.bool_]) -> Any:
+    bitmap = np.packbits(allowed, bitorder="little")
+    return faiss.IDSelectorBitmap(bitmap)  # type: ignore[call-arg, arg-type]
+
+
+def open_shard(folder: ShardFolder, files: ShardFiles, about: About, threads: int) -> Shard:
+    """A finished shard, its files checked and mapped where FAISS can. Raises RayrieverError naming what is wrong."""
+    faiss.omp_set_num_threads(threads)
+    index_path, ids_path = folder.fetch([files.files[INDEX], files.files[IDS]])
+    vectors = None
+    if VECTORS in files.files:
+        vectors = np.load(folder.fetch([files.files[VECTORS]])[0], mmap_mode="r", allow_pickle=False)
+    flag = faiss.IO_FLAG_MMAP if about.spec.kind == "ivf_flat" else faiss.IO_FLAG_MMAP_IFC
+    try:
+        index = faiss.read_index(str(index_path), flag)
+        ids = IdMap.open(ids_path)
+    except (RuntimeError, ValueError, pa.ArrowInvalid) as error:
+        raise RayrieverError(f"{folder.path}: a shard cannot be read ({error}). Build the index again.") from error
+    if about.spec.kind == "ivf_flat":
+        index.make_direct_map()  # type: ignore[attr-defined]  # which list a row is in, to read its vector
+    return Shard(index, ids, about.spec, about.effort, vectors)

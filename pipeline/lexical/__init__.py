@@ -1,1 +1,1 @@
-"""Lexical search: passages to a BM25 index."""
+"""Lexical search: passages to words, their counts, BM25 shards, and a search over these."""

@@ -1,106 +1,148 @@
-"""BM25 over title and text of every passage, by bm25s and Snowball stemmers."""
+"""BM25 over the words of passages: a bm25s index per shard, scored with the statistics of the whole corpus."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import bm25s
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import Stemmer
-from numpy.typing import NDArray
+from scipy import sparse
 
 from pipeline.errors import RayrieverError
-from pipeline.rankings import Hit
+from pipeline.lexical.statistics import Statistics
+from pipeline.lexical.words import Words
 from pipeline.recipe import LexicalSection
-from pipeline.records import full_text
+from pipeline.sharded.folder import ShardFiles, ShardFolder
+from pipeline.sharded.found import Found
+from pipeline.sharded.ids import IdMap
 
-NONE = "none"
-# Snowball names some algorithms after their author; their stop words are those of the language.
-_LANGUAGE_OF_ALGORITHM = {"porter": "english", "dutch_porter": "dutch"}
-
-
-def check_stemmer(name: str) -> None:
-    """Raise RayrieverError, listing the languages, unless `name` is 'none' or a Snowball stemmer.
-
-    Cheap, so that a recipe can be refused before anything is computed.
-    """
-    known = Stemmer.algorithms()
-    if name == NONE or name in known:
-        return
-    with_stop_words = [each for each in known if _stop_words(each)]
-    stemmer_only = [each for each in known if not _stop_words(each)]
-    raise RayrieverError(
-        f"lexical.stemmer: no Snowball stemmer is called {name!r}.\n"
-        f"  with stop words: {', '.join(with_stop_words)}\n"
-        f"  stemmer only:    {', '.join(stemmer_only)}\n"
-        f"Choose one of them, or {NONE!r} for neither stemmer nor stop words."
-    )
+# bm25s's own files by role, and the ids beside them
+FILES: Mapping[str, str] = {
+    "data": "data.csc.index.npy",
+    "indices": "indices.csc.index.npy",
+    "indptr": "indptr.csc.index.npy",
+    "vocab": "vocab.index.json",
+    "params": "params.index.json",
+}
+IDS = "ids"
 
 
-@dataclass(frozen=True)
-class Lexical:
-    """A BM25 index in memory; it can be pickled."""
+@dataclass
+class WordShard:
+    """`ids` of row i is that of document i of the index; rows are in ascending order of id."""
 
-    passage_ids: list[str]
-    id_order: NDArray[np.int64]  # [passages] place of each passage among the sorted ids
-    index: bm25s.BM25 | None  # None where no passage has a word
-    stemmer: str
+    index: bm25s.BM25
+    ids: IdMap
+    dead: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # deleted rows
 
-    def search(self, queries: list[str], top_k: int) -> list[list[Hit]]:
-        """The best passages of each query: by score, equal scores by passage id, also at the cut-off.
+    def search(self, queries: Sequence[Sequence[str]], k: int, only: Iterable[str] | None = None) -> Found:
+        """The top k of each query's words by score, equal scores by passage id; padded where there are fewer.
 
-        Only passages that share a word with the query are hits: a list may be shorter than `top_k`, or empty.
-        Raises ValueError when `top_k` is below 1.
+        Only passages that share a word with the query are found.
+
+        Args:
+            only: ids of the passages that may be found; None: all.
         """
-        if top_k < 1:
-            raise ValueError(f"top_k must be at least 1, not {top_k}.")
-        if self.index is None or not queries:
-            return [[] for _ in queries]
-        words = bm25s.tokenization.convert_tokenized_to_string_list(_tokenize(queries, self.stemmer))
-        return [self._best(self.index, self.index.get_tokens_ids(each), top_k) for each in words]
+        hidden = self._hidden(only)
+        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        rows = np.full((len(queries), k), -1, dtype=np.int64)
+        for query, words in enumerate(queries):
+            values, places = self._best(words, k, hidden)
+            scores[query, : len(values)], rows[query, : len(places)] = values, places
+        return Found(scores, self.ids.of(rows.ravel()))
 
-    def _best(self, index: bm25s.BM25, token_ids: list[int], top_k: int) -> list[Hit]:
-        scores = index.get_scores_from_ids(token_ids)
+    def _hidden(self, only: Iterable[str] | None) -> npt.NDArray[np.bool_]:
+        hidden = np.zeros(len(self.ids), dtype=bool)
+        if only is not None:
+            hidden[:] = True
+            hidden[self.ids.rows(only)] = False
+        hidden[self.dead] = True
+        return hidden
+
+    def _best(
+        self, words: Sequence[str], k: int, hidden: npt.NDArray[np.bool_]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        tokens = self.index.get_tokens_ids(list(words))
+        if not tokens:
+            return np.empty(0, np.float32), np.empty(0, np.int64)
+        scores = self.index.get_scores_from_ids(tokens)
+        scores[hidden] = 0
         places = np.flatnonzero(scores > 0)
-        if len(places) > top_k:
+        if len(places) > k:
             # bm25s cuts ties at random places; keep all that tie with the last one until they are sorted.
-            last = np.partition(scores[places], -top_k)[-top_k]
+            last = np.partition(scores[places], -k)[-k]
             places = places[scores[places] >= last]
-        order = np.lexsort((self.id_order[places], -scores[places]))[:top_k]
-        return [Hit(self.passage_ids[place], float(scores[place])) for place in places[order]]
+        order = np.lexsort((places, -scores[places]))[:k]
+        return scores[places[order]], places[order]
 
 
-def build(passages: pa.Table, section: LexicalSection) -> Lexical:
-    """Index rows of `records.PASSAGE`: Lucene's BM25 (Kamphuis et al. 2020) with the section's k1 and b.
+def index_words(words: Words, ids: pa.Array, statistics: Statistics, section: LexicalSection) -> WordShard:
+    """Lucene's BM25 (Kamphuis et al. 2020, table 1, "accurate") with the section's k1 and b.
 
-    Words are runs of two or more word characters in lower case. Raises RayrieverError for an unknown stemmer.
+    Scores are those of one index over the whole corpus when `statistics` are the corpus's.
+
+    Args:
+        ids: of the texts that the words are from, in their order; any order.
     """
-    check_stemmer(section.stemmer)
-    passage_ids: list[str] = passages["passage_id"].to_pylist()
-    id_order = np.empty(len(passage_ids), dtype=np.int64)
-    id_order[sorted(range(len(passage_ids)), key=passage_ids.__getitem__)] = np.arange(len(passage_ids))
-    pairs = zip(passages["title"].to_pylist(), passages["text"].to_pylist(), strict=True)
-    corpus = _tokenize([full_text(title, text) for title, text in pairs], section.stemmer)
-    index = None
-    if corpus.vocab:
-        index = bm25s.BM25(k1=section.k1, b=section.b, method="lucene", backend="numpy")
-        index.index(corpus, create_empty_token=False, show_progress=False)
-    return Lexical(passage_ids, id_order, index, section.stemmer)
+    order = pa.compute.array_sort_indices(ids).to_numpy()
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    lengths = words.lengths[order].astype(np.float32)
+    shape = (len(order), len(words.vocabulary))
+    documents = np.repeat(place, words.lengths)
+    counts = sparse.csc_matrix((np.ones(len(documents), np.float32), (documents, words.tokens)), shape=shape)
+    counts.sum_duplicates()
+    inverse = _inverse_frequencies(statistics, words.vocabulary)
+    norm = section.k1 * (1 - section.b + section.b * lengths / np.float32(statistics.mean_length or 1))
+    per_word = np.diff(counts.indptr)
+    scores = np.repeat(inverse, per_word) * (counts.data / (counts.data + norm[counts.indices]))
+    index = bm25s.BM25(k1=section.k1, b=section.b, method="lucene", backend="numpy")
+    index.vocab_dict = {word: number for number, word in enumerate(words.vocabulary)}
+    index.nonoccurrence_array = None
+    index.scores = {
+        "data": scores.astype(np.float32),
+        "indices": counts.indices.astype(np.int32),
+        "indptr": counts.indptr.astype(np.int64),
+        "num_docs": len(order),
+    }
+    return WordShard(index, IdMap(ids.take(pa.array(order))))
 
 
-def _tokenize(texts: list[str], stemmer: str) -> bm25s.tokenization.Tokenized:
-    # A Stemmer cannot be pickled, so an index carries its name and a stemmer is made for each batch.
-    return bm25s.tokenize(
-        texts,
-        stopwords=_stop_words(stemmer),
-        stemmer=None if stemmer == NONE else Stemmer.Stemmer(stemmer),
-        return_ids=True,
-        show_progress=False,
-    )
+def _inverse_frequencies(statistics: Statistics, vocabulary: Sequence[str]) -> npt.NDArray[np.float32]:
+    """log(1 + (N - n + 0.5) / (n + 0.5)) of every word."""
+    having = statistics.of(vocabulary).astype(np.float64)
+    values: npt.NDArray[np.float32] = np.log1p((statistics.passages - having + 0.5) / (having + 0.5)).astype(np.float32)
+    return values
 
 
-def _stop_words(stemmer: str) -> list[str]:
-    language = _LANGUAGE_OF_ALGORITHM.get(stemmer, stemmer)
-    suffix = "EN" if language == "english" else language.upper()
-    return list(getattr(bm25s.stopwords, f"STOPWORDS_{suffix}", ()))
+def save(shard: WordShard, folder: Path) -> dict[str, Path]:
+    """The shard's files by role, as bm25s writes them and `bm25s.BM25.load` reads them."""
+    shard.index.save(folder, show_progress=False)
+    shard.ids.save(folder / "shard.ids.arrow")
+    files = {}
+    for role, name in FILES.items():
+        files[role] = folder / f"shard.{name}"
+        (folder / name).rename(files[role])
+    return files | {IDS: folder / "shard.ids.arrow"}
+
+
+def open_word_shard(folder: ShardFolder, files: ShardFiles) -> WordShard:
+    """A finished shard, its files checked and mapped. Raises RayrieverError naming what is wrong."""
+    roles = [*FILES, IDS]
+    local = dict(zip(roles, folder.fetch([files.files[role] for role in roles]), strict=True))
+    names = {f"{role}_name": local[role].name for role in FILES}
+    try:
+        index = bm25s.BM25.load(local["data"].parent, mmap=True, show_progress=False, **names)
+        ids = IdMap.open(local[IDS])
+    except (OSError, ValueError, KeyError) as error:
+        raise RayrieverError(f"{folder.path}: a shard of words cannot be read ({error}). Build it again.") from error
+    if index.scores["num_docs"] != len(ids):
+        raise RayrieverError(
+            f"{folder.path}: a shard of words has {index.scores['num_docs']:,} passages but {len(ids):,} ids. "
+            "Build it again."
+        )
+    return WordShard(index, ids)

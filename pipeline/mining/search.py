@@ -22,14 +22,17 @@ def open_search(recipe: Recipe, index: Artifact, model: Path | None) -> Iterator
         model: folder of the encoder that made the vectors; None is the recipe's base encoder.
     """
     from pipeline.encoder.encode import Encoder
+    from pipeline.encoder.identity import identify
     from pipeline.encoder.model import load_model
-    from pipeline.index.search import ShardedIndex
+    from pipeline.index.search import ShardedIndex, folder_of
     from pipeline.ray_session import ensure_ray
 
     section = recipe.encoder
     ensure_ray(recipe.ray)
-    encoder = Encoder(load_model(section, model), section.dtype, section.tokens_per_batch)
-    with ShardedIndex(index) as shards:
+    loaded = load_model(section, model)
+    with ShardedIndex(folder_of(index), recipe.index) as shards:
+        shards.check_encoder(identify(loaded))
+        encoder = Encoder(loaded, section.dtype, section.tokens_per_batch)
         yield lambda texts, top_k: shards.search(encoder.encode_queries(texts), top_k) if texts else []
 
 

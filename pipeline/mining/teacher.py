@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.lexical.bm25 import Lexical, build
+from pipeline.lexical.search import WordSearch, open_words
 from pipeline.mining.search import Search, open_search
 from pipeline.rankings import Hit
 from pipeline.recipe import Recipe, TeacherSection
@@ -48,8 +48,10 @@ def run(ctx: StageContext) -> None:
     if not texts:
         ctx.out.table("taught", TAUGHT.empty_table(), TAUGHT)
         return
-    lexical = build(ctx.inputs["corpus"].table("passages", columns=["passage_id", "title", "text"]), ctx.recipe.lexical)
-    with open_search(ctx.recipe, ctx.inputs["index_base"], None) as search:
+    with (
+        open_words(ctx.recipe, ctx.inputs["words"]) as lexical,
+        open_search(ctx.recipe, ctx.inputs["index_base"], None) as search,
+    ):
         ctx.out.table("taught", _blocks(ctx, texts, search, lexical, section), TAUGHT)
 
 
@@ -74,12 +76,12 @@ def sentences(text: str, min_words: int) -> list[str]:
 
 
 def _blocks(
-    ctx: StageContext, texts: Sequence[Taught], search: Search, lexical: Lexical, section: TeacherSection
+    ctx: StageContext, texts: Sequence[Taught], search: Search, lexical: WordSearch, section: TeacherSection
 ) -> Iterator[pa.Table]:
     for start in range(0, len(texts), _BLOCK):
         block = texts[start : start + _BLOCK]
         asked = [each.text for each in block]
-        pairs = zip(search(asked, _DEPTH), lexical.search(asked, _DEPTH), strict=True)
+        pairs = zip(search(asked, _DEPTH), lexical(asked, _DEPTH), strict=True)
         lists = [fuse(dense, words, section.lexical_weight)[: section.top_k] for dense, words in pairs]
         rows = [
             vars(each) | {"passage_ids": [hit.passage_id for hit in hits], "scores": [hit.score for hit in hits]}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipeline.lexical.bm25 import Lexical
+from pipeline.lexical.search import WordSearch
 from pipeline.llm.ask import ask
 from pipeline.llm.parsers import TEXTS
 from pipeline.llm.prompts import load
@@ -64,7 +64,7 @@ def crop(text: str, seed: str) -> str | None:
     return random.Random(seed).choice(fitting) if fitting else None
 
 
-def generate(ctx: StageContext, assignments: Sequence[Assignment], lexical: Lexical) -> list[Query]:
+def generate(ctx: StageContext, assignments: Sequence[Assignment], lexical: WordSearch) -> list[Query]:
     """Queries with their passage as label; outcomes are counted per kind in `ctx.out.outcomes`."""
     crops = [(a, crop(a.text, f"{ctx.recipe.seed}-{a.passage_id}")) for a in assignments if a.kind == "crop"]
     asked = [a for a in assignments if a.kind != "crop"]
@@ -111,10 +111,10 @@ def _ask(ctx: StageContext, assignments: Sequence[Assignment]) -> list[tuple[Ass
 
 
 def _round_trip(
-    ctx: StageContext, written: Sequence[tuple[Assignment, str]], lexical: Lexical
+    ctx: StageContext, written: Sequence[tuple[Assignment, str]], lexical: WordSearch
 ) -> list[tuple[Assignment, str]]:
     """Those whose own passage BM25 finds: what the passage does not answer is noise for training."""
-    hits = lexical.search([text for _, text in written], ctx.recipe.queries.max_source_rank)
+    hits = lexical([text for _, text in written], ctx.recipe.queries.max_source_rank)
     kept, lost = [], Counter[str]()
     for (assignment, text), found in zip(written, hits, strict=True):
         if any(hit.passage_id == assignment.passage_id for hit in found):

@@ -13,7 +13,8 @@ from pipeline import records
 from pipeline.corpus.beir import cached_folder
 from pipeline.corpus.duplicates import character_shingles, find_duplicates, known_ids, representatives
 from pipeline.errors import RayrieverError
-from pipeline.lexical.bm25 import build, check_stemmer
+from pipeline.lexical.search import open_words
+from pipeline.lexical.words import check_stemmer
 from pipeline.llm.forecast import Expected, forecast, prose
 from pipeline.llm.prompts import answer_fingerprint
 from pipeline.queries.generate import WRITTEN, Assignment, assign, generate, query_requests
@@ -100,11 +101,12 @@ def _to_generate(wanted: int | None, have_train: bool) -> int:
 def _generated(ctx: StageContext, count: int, evaluated: set[str], same_passage: Mapping[str, str]) -> list[Query]:
     """Made from passages that no given dev or test query is about."""
     passages = ctx.inputs["corpus"].table("passages")
-    lexical = build(passages, ctx.recipe.lexical)
     groups = {same_passage.get(passage_id, passage_id) for passage_id in evaluated}
     free = [same_passage.get(i, i) not in groups for i in passages["passage_id"].to_pylist()]
     candidates = passages.filter(pa.array(free, pa.bool_()))
-    return generate(ctx, assign(candidates, count, ctx.recipe.queries.kinds, ctx.recipe.seed), lexical)
+    assignments = assign(candidates, count, ctx.recipe.queries.kinds, ctx.recipe.seed)
+    with open_words(ctx.recipe, ctx.inputs["words"]) as lexical:
+        return generate(ctx, assignments, lexical)
 
 
 def _same_queries(queries: Sequence[Query], threshold: float) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.recipe.section import Section
+from pipeline.recipe.section import Section, execution
 
 
 class CorpusSection(Section):
@@ -45,6 +45,7 @@ class LexicalSection(Section):
     k1: float = Field(0.9, gt=0, description="BM25 term saturation.")
     b: float = Field(0.4, ge=0, le=1, description="BM25 length normalisation.")
     stemmer: str = Field("english", description="Snowball stemmer, and its language's stop words; 'none' for neither.")
+    shard_passages: int = execution(500_000, "Passages per part of the BM25 index; changes no score.", ge=1)
 
 
 QueryKind = Literal["crop", "question", "keywords", "claim"]

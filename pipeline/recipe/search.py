@@ -27,7 +27,28 @@ class EncoderSection(Section):
 
 
 class IndexSection(Section):
-    shards: int = Field(2, ge=1, description="Exact inner-product FAISS shards, each searched by an actor of its own.")
+    kind: Literal["auto", "flat", "ivf_flat", "ivf_pq", "hnsw"] = Field(
+        "auto",
+        description="flat is exact; ivf_flat searches lists, ivf_pq compressed lists whose hits are scored exactly, "
+        "hnsw a graph; auto chooses by size, memory_mb and recall.",
+    )
+    precision: Literal["float32", "float16", "bfloat16", "int8"] = Field(
+        "float32", description="What kind flat stores."
+    )
+    shards: int | None = Field(None, ge=1, description="Parts, each searched by actors of its own; default: shard_mb.")
+    shard_mb: int = Field(1000, ge=1, description="Megabytes of float32 vectors in a part, at most.")
+    memory_mb: int = Field(8000, ge=1, description="Vectors of more megabytes make auto choose ivf_pq.")
+    recall: float = Field(0.95, gt=0, le=1, description="Share of the true ten best that an approximate kind finds.")
+    lists: int | None = Field(None, ge=1, description="Lists of ivf_*; default: 4 sqrt(passages of a part).")
+    probes: int | None = Field(
+        None,
+        ge=1,
+        description="Lists of ivf_* searched per query, breadth of hnsw's search; default: what recall needs.",
+    )
+    neighbours: int = Field(32, ge=4, le=128, description="Links per passage of hnsw.")
+    build_depth: int = Field(80, ge=8, description="Breadth of hnsw's search for neighbours while it is built.")
+    replicas: int = execution(1, "Actors that hold the same part.", ge=1)
+    threads_per_shard: int | None = execution(None, "Threads of a part's actor; default: cores / parts.", ge=1)
 
 
 class EvaluateSection(Section):

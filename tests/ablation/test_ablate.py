@@ -25,7 +25,7 @@ from tests.small_run import Recorder, write_corpus
 SEEDS = [4, 9]
 STAGE_1_ONLY = {"align": None, "preferences": None}
 WARM = {**STAGE_1_ONLY, "distill.temperature": 0.3}
-SHARED = ["corpus", "queries", "synthesis", "encode_base", "index_base"]
+SHARED = ["corpus", "words", "queries", "synthesis", "encode_base", "index_base"]
 STAGE_1 = ["distill", "encode_tuned", "index_tuned"]
 STAGE_2 = ["preferences", "align", "encode_aligned", "index_aligned"]
 

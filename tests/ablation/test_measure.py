@@ -21,9 +21,10 @@ JUDGMENTS = [("t", "p2", 1), ("d", "p1", 1), ("e", "p0", 1)]
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Shelf:
+def shelf(tmp_path: Path, ray_cluster: None) -> Shelf:
     shelf = Shelf(Recipe.model_validate({"workspace": str(tmp_path / "w"), "corpus": {"path": "x"}}))
     shelf.corpus(PASSAGES, {})
+    shelf.words()
     shelf.queries(QUERIES, JUDGMENTS)
     return shelf
 

@@ -1,6 +1,7 @@
 """The evaluate stage over three encoders on real Ray: which index is searched with which model, and what ships."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from pipeline import records
+from pipeline.encoder.identity import identify
 from pipeline.evaluation import stage
 from pipeline.evaluation.encoders import dense_systems
 from pipeline.evaluation.gate import Decision
 from pipeline.evaluation.release import release
 from pipeline.evaluation.report import Report
-from pipeline.index.build import build
+from pipeline.index.build import build_index
+from pipeline.lexical import stage as lexical
 from pipeline.live import search
 from pipeline.progress import Silent
 from pipeline.rankings import from_table
@@ -72,9 +75,14 @@ def trained(workspace: Workspace, name: str, model: SentenceTransformer, seed: i
 def indexed(recipe: Recipe, workspace: Workspace, name: str, model: SentenceTransformer) -> dict[str, Artifact]:
     vectors = model.encode_document(list(PASSAGES.values()), normalize_embeddings=True)
     rows = [{"passage_id": i, "vector": v.tolist()} for i, v in zip(PASSAGES, vectors, strict=True)]
-    encoded = table(workspace, f"encode_{name}", vectors=(rows, records.vector_schema(vectors.shape[1])))
+    schema = records.vector_schema(vectors.shape[1])
+    out = ArtifactWriter(workspace, f"encode_{name}", "key")
+    out.table("vectors", pa.Table.from_pylist(rows, schema=schema), schema)
+    with out.directory("encoder") as folder:
+        (folder / "encoder.json").write_text(json.dumps(asdict(identify(model))))
+    encoded = committed(out)
     out = ArtifactWriter(workspace, f"index_{name}", "key")
-    build(StageContext(recipe, {f"encode_{name}": encoded}, out, workspace, Silent()), f"encode_{name}")
+    build_index(StageContext(recipe, {f"encode_{name}": encoded}, out, workspace, Silent()), f"encode_{name}")
     return {f"encode_{name}": encoded, f"index_{name}": committed(out)}
 
 
@@ -92,6 +100,9 @@ def inputs(recipe: Recipe, tiny_encoder: Path, ray_cluster: None) -> dict[str, A
         ),
         "synthesis": table(workspace, "synthesis"),
     }
+    words = ArtifactWriter(workspace, "words", "key")
+    lexical.run(StageContext(recipe, found, words, workspace, Silent()))
+    found["words"] = committed(words)
     preferences = ArtifactWriter(workspace, "preferences", "key")
     preferences.outcomes["no_preference"] = 3
     model = SentenceTransformer(str(tiny_encoder), device="cpu")

@@ -1,0 +1,162 @@
+"""The words stage: BM25 shards of the corpus, built in Ray tasks in two passes.
+
+The first pass turns passages into words and counts them; its counts added up are what the second pass scores with,
+so that a passage's score does not depend on the shard it is in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.lexical.bm25 import index_words, save
+from pipeline.lexical.statistics import Statistics, count, total
+from pipeline.lexical.words import Words, check_stemmer, words_of
+from pipeline.recipe import LexicalSection, Recipe
+from pipeline.records import full_text
+from pipeline.sharded.folder import File, Generation, ShardFiles, ShardFolder, generation_file
+from pipeline.sharded.rows import Rows, bounds_of
+from pipeline.stage import Estimate, StageContext
+from pipeline.workspace import digest
+
+DIRECTORY = "words"
+BUILDING = "building"
+STATISTICS = "statistics"
+_COLUMNS = ["passage_id", "title", "text"]
+# Passages turned into words at a time
+_BATCH = 10_000
+_CPUS_PER_TASK = 1
+_ADVICE = "One killed for memory needs a smaller lexical.shard_passages."
+# Bytes of a posting: score and passage; and postings per passage of usual length
+_POSTING_BYTES, _POSTINGS = 8, 60
+
+
+@dataclass(frozen=True)
+class About:
+    """The `about` of a words generation."""
+
+    section: dict[str, Any]
+    statistics: File  # of the corpus, that all shards are scored with
+    corpus: str  # identity of the corpus artifact
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> About:
+        return cls(values["section"], File(**values["statistics"]), values["corpus"])
+
+    @property
+    def lexical(self) -> LexicalSection:
+        return LexicalSection.model_validate(self.section)
+
+
+def run(ctx: StageContext) -> None:
+    """Write folder `words`: BM25 shards over title and text of every passage, and their generation."""
+    import ray
+
+    from pipeline.ray_session import ensure_ray, explained_ray_errors
+
+    section, corpus = ctx.recipe.lexical, ctx.inputs["corpus"]
+    check_stemmer(section.stemmer)
+    ensure_ray(ctx.recipe.ray)
+    rows = Rows.of(corpus, "passages")
+    shards = max(1, -(-rows.total // section.shard_passages))
+    key = digest({"corpus": corpus.manifest.identity, "section": section.result_fields(), "shards": shards})
+    building = ShardFolder(ctx.workspace.uri, ctx.workspace.path(BUILDING, ctx.out.stage, key))
+    task = ray.remote(num_cpus=_CPUS_PER_TASK)
+    with explained_ray_errors("lexical: a task", _ADVICE):
+        read = [
+            task(_read).remote(rows, bounds, section.stemmer, building, f"words-{number:04d}")
+            for number, bounds in enumerate(bounds_of(rows.total, shards))
+        ]
+        counted = list(_each(ctx, read, "parts of the corpus counted"))
+        statistics = _add_up(building, counted)
+        built = [
+            task(_build).remote(building, files, statistics, section, f"shard-{number:04d}")
+            for number, files in enumerate(counted)
+        ]
+        done = list(_each(ctx, built, "word shards built"))
+    folder = ShardFolder(ctx.workspace.uri, ctx.out.part_folder(DIRECTORY))
+    folder.take_over(building, [*done, ShardFiles(0, {STATISTICS: statistics})])
+    about = About(section.result_fields(), statistics, corpus.manifest.identity)
+    generation = Generation(1, asdict(about), tuple(done))
+    content = folder.commit(generation)
+    own = {generation_file(1): content, statistics.path: statistics.sha256}
+    ctx.out.adopt_files(DIRECTORY, generation.files() | own)
+    ctx.out.after_commit(partial(ctx.workspace.delete_folder, BUILDING, ctx.out.stage))
+
+
+def _each(ctx: StageContext, pending: list[Any], what: str) -> Iterator[ShardFiles]:
+    import ray
+
+    for done, reference in enumerate(pending, start=1):
+        yield ray.get(reference)
+        ctx.progress.update(what, done, len(pending))
+
+
+def _read(rows: Rows, bounds: tuple[int, int], stemmer: str, folder: ShardFolder, name: str) -> ShardFiles:
+    """First pass over a range of the corpus: its words, ids and statistics, as files."""
+    if (noted := folder.noted(name)) is not None:
+        return noted
+    ids: list[pa.Array] = [pa.array([], pa.string())]
+
+    def texts() -> Iterator[list[str]]:
+        for piece in rows.pieces(*bounds, columns=_COLUMNS):
+            for start in range(0, piece.num_rows, _BATCH):
+                batch = piece.slice(start, _BATCH)
+                ids.extend(batch["passage_id"].chunks)
+                yield list(map(full_text, batch["title"].to_pylist(), batch["text"].to_pylist()))
+
+    words = words_of(texts(), stemmer)
+    with folder.scratch() as scratch:
+        files = {role: scratch / f"w.{role}.arrow" for role in ("tokens", "lengths", "vocabulary", "passage_ids")}
+        columns = (words.tokens, words.lengths, words.vocabulary, pa.concat_arrays(ids))
+        for path, column in zip(files.values(), columns, strict=True):
+            _write(path, pa.array(column))
+        files[STATISTICS] = scratch / "w.statistics.arrow"
+        count(words).save(files[STATISTICS])
+        return folder.add_shard(len(words.lengths), name, files)
+
+
+def _write(path: Path, column: pa.Array) -> None:
+    table = pa.table({"column": column})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _column(path: Path) -> pa.Array:
+    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+        column = reader.read_all()["column"]
+        return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+
+
+def _add_up(folder: ShardFolder, counted: list[ShardFiles]) -> File:
+    parts = [Statistics.open(folder.fetch([files.files[STATISTICS]])[0]) for files in counted]
+    with folder.scratch() as scratch:
+        path = scratch / "statistics.arrow"
+        total(parts).save(path)
+        return folder.add(path, path.name)
+
+
+def _build(
+    folder: ShardFolder, counted: ShardFiles, statistics: File, section: LexicalSection, name: str
+) -> ShardFiles:
+    """Second pass: the shard, scored with the statistics of the whole corpus."""
+    if (noted := folder.noted(name)) is not None:
+        return noted
+    roles = ("tokens", "lengths", "vocabulary", "passage_ids")
+    local = folder.fetch([*(counted.files[role] for role in roles), statistics])
+    tokens, lengths, vocabulary, ids = map(_column, local[:4])
+    words = Words(vocabulary.to_pylist(), np.asarray(tokens, np.int32), np.asarray(lengths, np.int32))
+    shard = index_words(words, ids, Statistics.open(local[4]), section)
+    with folder.scratch() as scratch:
+        return folder.add_shard(len(ids), name, save(shard, scratch))
+
+
+def estimate(recipe: Recipe, upstream: Mapping[str, Estimate]) -> Estimate:
+    rows = upstream["corpus"].rows
+    return Estimate(rows=rows, disk_bytes=rows * _POSTINGS * _POSTING_BYTES, note=f"if passages have {_POSTINGS} words")

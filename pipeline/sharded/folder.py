@@ -1,0 +1,219 @@
+"""A folder of shards on the workspace's filesystem: files with checksums, and generations that name those that count.
+
+`generation-000001.json`, written last, lists the shards and their files. A later generation has a higher number; the
+files of an earlier one stay, so that whoever reads it goes on reading it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs
+
+from pipeline.errors import RayrieverError
+from pipeline.workspace import Workspace, cache_folder, explained_write_errors, sha256
+
+_GENERATION = re.compile(r"generation-(\d{6})\.json")
+_NOTE = ".built.json"
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of the folder and what it must hold."""
+
+    path: str  # relative to the folder
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ShardFiles:
+    """One shard: its number of rows and its files by role, such as index, ids, vectors."""
+
+    rows: int
+    files: Mapping[str, File]
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> ShardFiles:
+        return cls(values["rows"], {role: File(**file) for role, file in values["files"].items()})
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a reader of the folder reads: shards, and what their makers say about them."""
+
+    number: int
+    about: Mapping[str, Any]
+    shards: tuple[ShardFiles, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for shard in self.shards for file in shard.files.values())
+
+    def files(self) -> dict[str, str]:
+        """Checksum of every file by its path."""
+        return {file.path: file.sha256 for shard in self.shards for file in shard.files.values()}
+
+
+def generation_file(number: int) -> str:
+    return f"generation-{number:06d}.json"
+
+
+@dataclass(frozen=True)
+class ShardFolder:
+    """A folder by its workspace and its path there; cheap to construct again in a worker."""
+
+    uri: str  # of the workspace
+    path: str
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(self.uri)
+
+    def generations(self) -> list[int]:
+        """Numbers of the generations, ascending."""
+        workspace = self.workspace
+        selector = fs.FileSelector(self.path, allow_not_found=True)
+        names = [info.base_name for info in workspace.filesystem.get_file_info(selector)]
+        return sorted(int(match[1]) for match in map(_GENERATION.fullmatch, names) if match)
+
+    def current(self) -> Generation:
+        """The newest generation. Raises RayrieverError where there is none or it cannot be read."""
+        numbers = self.generations()
+        if not numbers:
+            raise RayrieverError(f"{self.path}: holds no index; build it first.")
+        return self.generation(numbers[-1])
+
+    def generation(self, number: int) -> Generation:
+        path = f"{self.path}/{generation_file(number)}"
+        content = self.workspace.read_bytes(path)
+        if content is None:
+            raise RayrieverError(f"{path}: is not there.")
+        try:
+            values = json.loads(content)
+            shards = tuple(ShardFiles.of(each) for each in values["shards"])
+            return Generation(values["number"], values["about"], shards)
+        except (ValueError, TypeError, KeyError) as error:
+            raise RayrieverError(
+                f"{path}: not a generation of this version ({error!r}). Build the index again."
+            ) from error
+
+    def commit(self, generation: Generation) -> str:
+        """From here on readers that open the folder read this generation; all its files must be there.
+
+        Returns the checksum of the file that says so.
+        """
+        path = f"{self.path}/{generation_file(generation.number)}"
+        workspace = self.workspace
+        if workspace.read_bytes(path) is not None:
+            raise RayrieverError(f"{path}: is there already; somebody else writes to this index. Try again.")
+        content = json.dumps(asdict(generation), indent=1).encode()
+        with explained_write_errors(self.uri):
+            workspace.write_bytes(path, content)
+        return hashlib.sha256(content).hexdigest()
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A local folder for unfinished files, on the same disk as the shards where these are local."""
+        parent = self.path if self.workspace.is_local else None
+        with explained_write_errors(self.uri):
+            if parent is not None:
+                Path(parent).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix="unfinished-", dir=parent, ignore_cleanup_errors=True) as temporary:
+                yield Path(temporary)
+
+    def add(self, local: Path, path: str) -> File:
+        """Move a local file into the folder; a reader sees all of it or none of it."""
+        workspace, target = self.workspace, f"{self.path}/{path}"
+        file = File(path, local.stat().st_size, sha256(local))
+        with explained_write_errors(self.uri):
+            if not workspace.is_local:
+                fs.copy_files(str(local), target, destination_filesystem=workspace.filesystem)
+                local.unlink()
+                return file
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            if os.stat(local).st_dev != os.stat(Path(target).parent).st_dev:
+                fs.copy_files(str(local), f"{target}.tmp")
+                local.unlink()
+                local = Path(f"{target}.tmp")
+            os.replace(local, target)
+        return file
+
+    def add_shard(self, rows: int, name: str, local: Mapping[str, Path]) -> ShardFiles:
+        """Move the files of a shard, by role, into the folder and note that it is complete: see `noted`."""
+        files = {role: self.add(path, f"{name}{''.join(path.suffixes)}") for role, path in local.items()}
+        shard = ShardFiles(rows, files)
+        with explained_write_errors(self.uri):
+            self.workspace.write_bytes(f"{self.path}/{name}{_NOTE}", json.dumps(asdict(shard)).encode())
+        return shard
+
+    def noted(self, name: str) -> ShardFiles | None:
+        """The shard of that name that an earlier, interrupted build has finished; None where it has not."""
+        content = self.workspace.read_bytes(f"{self.path}/{name}{_NOTE}")
+        if content is None:
+            return None
+        shard = ShardFiles.of(json.loads(content))
+        infos = self.workspace.filesystem.get_file_info([f"{self.path}/{f.path}" for f in shard.files.values()])
+        whole = all(info.size == file.bytes for info, file in zip(infos, shard.files.values(), strict=True))
+        return shard if whole else None
+
+    def take_over(self, source: ShardFolder, shards: Sequence[ShardFiles]) -> None:
+        """Move the shards' files from another folder of the same filesystem here."""
+        workspace = self.workspace
+        with explained_write_errors(self.uri):
+            for path in (file.path for shard in shards for file in shard.files.values()):
+                target = f"{self.path}/{path}"
+                if workspace.is_local:
+                    workspace.filesystem.create_dir(target.rsplit("/", 1)[0], recursive=True)
+                workspace.filesystem.move(f"{source.path}/{path}", target)
+
+    def fetch(self, files: Iterable[File]) -> list[Path]:
+        """Local paths of the files, checked; from an object store they are copied into the cache once.
+
+        Raises RayrieverError when one is missing or is not what was written.
+        """
+        return [self._fetch(file) for file in files]
+
+    def _fetch(self, file: File) -> Path:
+        workspace, source = self.workspace, f"{self.path}/{file.path}"
+        if workspace.is_local:
+            _check(Path(source), file, source)
+            return Path(source)
+        # By content: generations share files, and two machines of one user their cache.
+        cached = cache_folder() / "shards" / f"{file.sha256[:32]}-{Path(file.path).name}"
+        if not (cached.exists() and cached.stat().st_size == file.bytes and sha256(cached) == file.sha256):
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            partial = cached.with_name(f"{cached.name}.{os.getpid()}.tmp")
+            try:
+                with explained_write_errors(str(cached.parent)):
+                    fs.copy_files(source, str(partial), source_filesystem=workspace.filesystem)
+                _check(partial, file, source)
+                os.replace(partial, cached)
+            except FileNotFoundError as error:
+                raise RayrieverError(f"{source}: is missing. Build the index again.") from error
+            finally:
+                partial.unlink(missing_ok=True)
+        return cached
+
+
+def _check(local: Path, file: File, shown: str) -> None:
+    if not local.exists():
+        raise RayrieverError(f"{shown}: is missing. Build the index again.")
+    size = local.stat().st_size
+    if size != file.bytes:
+        raise RayrieverError(f"{shown}: has {size:,} bytes instead of {file.bytes:,}. Build the index again.")
+    if sha256(local) != file.sha256:
+        raise RayrieverError(f"{shown}: its checksum is not that of the index's manifest. Build the index again.")

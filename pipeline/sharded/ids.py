@@ -1,0 +1,60 @@
+"""Which passage a row of a shard is: an Arrow file of ids in ascending order, mapped instead of read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_SCHEMA = pa.schema([pa.field("passage_id", pa.string(), nullable=False)])
+# Below this many ids, looking each up takes less than comparing all of a shard.
+_FEW = 4096
+
+
+class IdMap:
+    """The ids of a shard's rows, in memory or in a mapped file."""
+
+    def __init__(self, ids: pa.Array) -> None:
+        self.ids = ids
+
+    @classmethod
+    def open(cls, path: Path) -> IdMap:
+        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+            if not reader.schema.equals(_SCHEMA):
+                raise ValueError(f"columns {', '.join(reader.schema.names)} instead of passage_id")
+            ids = reader.read_all()["passage_id"].combine_chunks()
+        return cls(ids if isinstance(ids, pa.Array) else pa.array([], pa.string()))
+
+    def save(self, path: Path) -> None:
+        table = pa.Table.from_arrays([self.ids], schema=_SCHEMA)
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+            writer.write_table(table)  # one batch, so that reading it copies nothing
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def of(self, rows: npt.NDArray[np.int64]) -> pa.Array:
+        """Ids of the rows, in that order; row -1 gives null."""
+        return self.ids.take(pa.array(rows, mask=rows < 0))
+
+    def rows(self, wanted: Iterable[str]) -> npt.NDArray[np.int64]:
+        """Rows of those wanted ids that are here, ascending."""
+        chosen = sorted(set(wanted))
+        if len(chosen) > _FEW:
+            return np.flatnonzero(pc.is_in(self.ids, pa.array(chosen, pa.string())).to_numpy(zero_copy_only=False))
+        rows = (self._row(each) for each in chosen)
+        return np.array([row for row in rows if row is not None], dtype=np.int64)
+
+    def _row(self, wanted: str) -> int | None:
+        low, high = 0, len(self.ids)
+        while low < high:
+            middle = (low + high) // 2
+            if self.ids[middle].as_py() < wanted:
+                low = middle + 1
+            else:
+                high = middle
+        return low if low < len(self.ids) and self.ids[low].as_py() == wanted else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from pipeline.cli import ablation, prompts, recipes, results, stages
+from pipeline.cli import ablation, indexes, prompts, recipes, results, stages
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -14,3 +14,4 @@ app = typer.Typer(
 for group in (stages, ablation, results, recipes):
     app.add_typer(group.app)
 app.add_typer(prompts.app, name="prompt")
+app.add_typer(indexes.app, name="index")

@@ -1,17 +1,19 @@
-"""What release.json says: which encoder to deploy, and with which index of the corpus."""
+"""What release.json says: which encoder to deploy, with which index of the corpus, and how to fuse it with BM25."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 
 from pipeline.evaluation.encoders import dense_systems
 from pipeline.evaluation.gate import Decision
+from pipeline.evaluation.hybrid import Fusion
 from pipeline.recipe import EncoderSection
 from pipeline.workspace import Artifact
 
 
-def release(decision: Decision, section: EncoderSection, artifacts: Mapping[str, Artifact]) -> str:
+def release(decision: Decision, section: EncoderSection, artifacts: Mapping[str, Artifact], fusion: Fusion) -> str:
     """The JSON text. Folders are relative to the workspace; `section` describes the base encoder.
 
     Raises ValueError when the artifacts of the chosen encoder are not there.
@@ -28,6 +30,8 @@ def release(decision: Decision, section: EncoderSection, artifacts: Mapping[str,
         if chosen.training is None
         else {"path": f"{_place(artifacts[chosen.training])}/model"},
         "index": f"{_place(artifacts[chosen.index])}/index",
+        "words": f"{_place(artifacts['words'])}/words",
+        "fusion": asdict(fusion),
     }
     return json.dumps(content, indent=1) + "\n"
 

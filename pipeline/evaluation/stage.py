@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import records
-from pipeline.evaluation import fusion, gate, markdown, metrics, report, significance, trec
+from pipeline.evaluation import gate, hybrid, markdown, metrics, report, significance, trec
 from pipeline.evaluation.encoders import BASE, DenseSystem, dense_systems
 from pipeline.evaluation.release import release
 from pipeline.lexical.search import open_words
@@ -33,12 +33,12 @@ _VERSIONS = ("rayriever", "ray", "torch", "transformers", "sentence-transformers
 
 def systems(stages: Container[str]) -> tuple[str, ...]:
     """Names of the systems that these stages allow to compare, in the order in which they are shown."""
-    dense = [name for each in dense_systems(stages) for name in (each.name, _fused(each))]
+    dense = [name for each in dense_systems(stages) for name in (each.name, *_fused(each))]
     return (BM25, *dense)
 
 
-def _fused(dense: DenseSystem) -> str:
-    return f"{BM25} + {dense.name} (RRF)"
+def _fused(dense: DenseSystem) -> tuple[str, str]:
+    return f"{BM25} + {dense.name} (RRF)", f"{BM25} + {dense.name} (weighted)"
 
 
 def run(ctx: StageContext) -> None:
@@ -51,16 +51,18 @@ def run(ctx: StageContext) -> None:
             pc.is_in(queries["query_id"], judgments["query_id"].combine_chunks()),
         )
     ).sort_by("query_id")
-    hits = _rank(ctx, judged)
+    dev = judged.filter(pc.equal(judged["split"], "dev"))["query_id"].to_pylist()
+    hits, fusions = _rank(ctx, judged, metrics.judgments_of(judgments, dev))
     ctx.out.table("hits", pa.concat_tables(hits.values()), records.HIT)
     scores = {split: _score(judged, judgments, hits, split) for split in ("dev", "test")}
     per_query = pa.concat_tables(s.per_query for by_system in scores.values() for s in by_system.values())
     ctx.out.table("per_query", per_query, records.PER_QUERY)
-    _write(ctx, _report(ctx, scores, queries, judgments), hits)
+    _write(ctx, _report(ctx, scores, queries, judgments), hits, fusions)
 
 
-def _rank(ctx: StageContext, judged: pa.Table) -> dict[str, pa.Table]:
-    """Rows of `records.HIT` per system."""
+def _rank(ctx: StageContext, judged: pa.Table, dev: pa.Table) -> tuple[dict[str, pa.Table], dict[str, hybrid.Fusion]]:
+    """Rows of `records.HIT` per system, and how each encoder is best fused with BM25."""
+    fusions: dict[str, hybrid.Fusion] = {}
     ids, texts = judged["query_id"].to_pylist(), judged["text"].to_pylist()
     top_k, rrf_k = ctx.recipe.evaluate.top_k, ctx.recipe.evaluate.rrf_k
     with open_words(ctx.recipe, ctx.inputs["words"]) as lexical:
@@ -69,8 +71,10 @@ def _rank(ctx: StageContext, judged: pa.Table) -> dict[str, pa.Table]:
         index, model = ctx.inputs[each.index], each.model(ctx.inputs)
         hits = search_index(ctx.recipe, index, model, texts, top_k, ctx.progress)
         found[each.name] = dict(zip(ids, hits, strict=True))
-        found[_fused(each)] = fusion.fuse_all([found[BM25], found[each.name]], rrf_k, top_k)
-    return {system: to_table(system, rankings) for system, rankings in found.items()}
+        fused = hybrid.fuse(found[BM25], found[each.name], dev, rrf_k, top_k)
+        found |= dict(zip(_fused(each), (fused.by_rank, fused.weighted), strict=True))
+        fusions[each.name] = fused.fusion
+    return {system: to_table(system, rankings) for system, rankings in found.items()}, fusions
 
 
 def _score(
@@ -153,11 +157,17 @@ def _version(distribution: str) -> str:
         return "absent"
 
 
-def _write(ctx: StageContext, result: report.Report, hits: Mapping[str, pa.Table]) -> None:
+def _write(
+    ctx: StageContext,
+    result: report.Report,
+    hits: Mapping[str, pa.Table],
+    fusions: Mapping[str, hybrid.Fusion],
+) -> None:
     with ctx.out.directory(REPORT) as folder:
         (folder / "report.json").write_text(result.to_json(), encoding="utf-8")
         (folder / "report.md").write_text(markdown.render(result), encoding="utf-8")
-        (folder / "release.json").write_text(release(result.gate, ctx.recipe.encoder, ctx.inputs), encoding="utf-8")
+        released = release(result.gate, ctx.recipe.encoder, ctx.inputs, fusions[result.gate.chosen])
+        (folder / "release.json").write_text(released, encoding="utf-8")
         for system, table in hits.items():
             name = "-".join("".join(c if c.isalnum() else " " for c in system.lower()).split())
             (folder / f"{name}.trec").write_text(trec.to_run(table), encoding="utf-8")

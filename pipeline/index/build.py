@@ -86,7 +86,7 @@ def _build_shards(ctx: StageContext, vectors: Vectors, spec: Spec, folder: Shard
         trained = folder.noted(TRAINED) if spec.needs_training else None
         if spec.needs_training and trained is None:
             ctx.progress.message(f"index: training {spec.lists:,} lists")
-            trained = ray.get(task(train).remote(vectors, spec, folder, threads))
+            trained = ray.get(task(train).remote(vectors, spec, folder))
         names = [f"shard-{number:04d}" for number in range(spec.shards)]
         shards = {name: noted for name in names if (noted := folder.noted(name)) is not None}
         pending = {

@@ -5,8 +5,10 @@ Memory: the index itself. Vectors pass through a mapped file, whose pages the sy
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -17,6 +19,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import RayrieverError
 from pipeline.index.kinds import ROWS_PER_CENTROID, Spec
 from pipeline.index.shard import IDS, INDEX, VECTORS
+from pipeline.index.vector_file import VectorFile
 from pipeline.sharded.folder import ShardFiles, ShardFolder
 from pipeline.sharded.ids import IdMap
 from pipeline.sharded.rows import Rows
@@ -25,7 +28,7 @@ from pipeline.workspace import Workspace
 TRAINED = "trained"
 _LEAST_SAMPLE = 20_000
 # Vectors given to an approximate index at a time
-_ADD_ROWS = 65_536
+_ADD_ROWS = 16_384
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,12 @@ class Vectors:
     dimension: int
 
 
-def train(vectors: Vectors, spec: Spec, folder: ShardFolder, threads: int) -> ShardFiles:
-    """An empty index with the centroids that all shards share, trained once on vectors drawn evenly."""
-    faiss.omp_set_num_threads(threads)
+def train(vectors: Vectors, spec: Spec, folder: ShardFolder) -> ShardFiles:
+    """An empty index with the centroids that all shards share, trained once on vectors drawn evenly.
+
+    Takes every core of its machine: no shard can be built before.
+    """
+    faiss.omp_set_num_threads(os.cpu_count() or 1)
     wanted = max(spec.lists * ROWS_PER_CENTROID, _LEAST_SAMPLE)
     sample = _sample(vectors, min(wanted, vectors.rows.total))
     index = spec.new_index()
@@ -74,7 +80,7 @@ def build(
         return folder.add_shard(len(ids), name, files)
 
 
-def _spill(vectors: Vectors, bounds: tuple[int, int], path: Path) -> tuple[pa.Array, npt.NDArray[np.float32]]:
+def _spill(vectors: Vectors, bounds: tuple[int, int], path: Path) -> tuple[pa.Array, VectorFile]:
     """The ids in ascending order, and the vectors in that order in a mapped file."""
     pieces = vectors.rows.pieces(*bounds, columns=["passage_id"])
     ids = pa.concat_arrays([chunk for piece in pieces for chunk in piece["passage_id"].chunks])
@@ -83,8 +89,7 @@ def _spill(vectors: Vectors, bounds: tuple[int, int], path: Path) -> tuple[pa.Ar
     _refuse_repeated(ids)
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))
-    shape = (len(order), vectors.dimension)
-    spilled: npt.NDArray[np.float32] = np.lib.format.open_memmap(path, "w+", np.float32, shape)  # type: ignore[no-untyped-call]
+    spilled = VectorFile.create(path, len(order), vectors.dimension)
     start = 0
     for piece in vectors.rows.pieces(*bounds, columns=["passage_id", "vector"]):
         rows = _matrix(piece)
@@ -93,9 +98,8 @@ def _spill(vectors: Vectors, bounds: tuple[int, int], path: Path) -> tuple[pa.Ar
             raise RayrieverError(
                 f"index: the vector of passage {broken!r} is not finite; check the encoder's training."
             )
-        spilled[place[start : start + len(rows)]] = rows
+        spilled.put(place[start : start + len(rows)], rows)
         start += len(rows)
-    spilled.flush()  # type: ignore[attr-defined]
     return ids, spilled
 
 
@@ -118,11 +122,33 @@ def _empty(spec: Spec, trained: ShardFiles | None, folder: ShardFolder) -> faiss
     return faiss.read_index(str(folder.fetch([trained.files[INDEX]])[0]))
 
 
-def _fill(index: faiss.Index, vectors: npt.NDArray[np.float32], spec: Spec) -> None:
-    # A flat index grows by doubling and copying: given all at once, it takes what it needs and no more.
-    step = len(vectors) if spec.kind == "flat" else _ADD_ROWS
-    for start in range(0, len(vectors), max(step, 1)):
-        index.add(np.asarray(vectors[start : start + step]))
+def _fill(index: Any, vectors: VectorFile, spec: Spec) -> None:
+    """Add all vectors in steps, in the memory that they need: FAISS would grow by doubling and copying."""
+    steps = [np.arange(start, min(start + _ADD_ROWS, len(vectors))) for start in range(0, len(vectors), _ADD_ROWS)]
+    if spec.kind == "ivf_flat":
+        _fill_lists(index, vectors, steps)
+        return
+    if not spec.lists:
+        _reserve(faiss.downcast_index(index.storage) if spec.kind == "hnsw" else index, len(vectors))
+    for rows in steps:
+        index.add(vectors.take(rows))
+
+
+def _reserve(index: Any, rows: int) -> None:
+    index.codes.resize(rows * index.code_size)
+    index.codes.resize(0)  # keeps what it has reserved
+
+
+def _fill_lists(index: Any, vectors: VectorFile, steps: list[npt.NDArray[np.int64]]) -> None:
+    lists = [index.quantizer.search(vectors.take(rows), 1)[1].ravel() for rows in steps]
+    inverted = faiss.downcast_InvertedLists(index.invlists)
+    counts = sum((np.bincount(each, minlength=index.nlist) for each in lists), np.zeros(index.nlist, np.int64))
+    for number, count in enumerate(counts.tolist()):
+        inverted.resize(number, count)
+        inverted.resize(number, 0)
+    for rows, of_rows in zip(steps, lists, strict=True):
+        batch = np.ascontiguousarray(vectors.take(rows))
+        index.add_core(len(rows), faiss.swig_ptr(batch), None, faiss.swig_ptr(np.ascontiguousarray(of_rows)))
 
 
 def _sample(vectors: Vectors, wanted: int) -> npt.NDArray[np.float32]:

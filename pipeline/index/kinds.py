@@ -25,7 +25,7 @@ _SCALAR = {
 _FLOAT32_BYTES = 4
 _MIN_LISTS = 16
 # Candidates that ivf_pq scores exactly, per hit asked for
-CANDIDATES = 10
+CANDIDATES = 5
 
 
 @dataclass(frozen=True)
@@ -127,14 +127,14 @@ def _lists(rows: int) -> int:
 
 
 def sub_quantizers(dimension: int) -> int:
-    """Codes of four bits per vector: the most of them that are even in number and cover four dimensions or more each.
+    """Codes of four bits per vector: the most of them that are even in number and cover two dimensions or more each.
 
     Raises RayrieverError where the dimension allows none.
     """
-    fitting = [m for m in range(2, dimension // 4 + 1, 2) if dimension % m == 0]
+    fitting = [m for m in range(2, dimension // 2 + 1, 2) if dimension % m == 0]
     if not fitting:
         raise RayrieverError(
             f"index.kind ivf_pq needs an even divisor of the dimension, and {dimension} has none from 2 to "
-            f"{dimension // 4}. Use flat or ivf_flat."
+            f"{dimension // 2}. Use flat or ivf_flat."
         )
     return fitting[-1]

@@ -63,15 +63,18 @@ class ShardedIndex:
         """The top k of each query `[n, d]` over all shards; ties go to the smaller id."""
         return [hits for answer in self.answers(queries, k) for hits in answer.found.hits()]
 
-    def answers(self, queries: Vectors, k: int, only: Iterable[str] | None = None) -> Iterator[Answer]:
+    def answers(
+        self, queries: Vectors, k: int, only: Iterable[str] | None = None, exact: bool = False
+    ) -> Iterator[Answer]:
         """The same in batches, each saying which shards did not answer in time.
 
         Args:
             only: ids of the passages that may be found; None: all.
+            exact: compare every vector, whatever the kind of index.
         """
         self._check(queries, k)
         batches = (queries[start : start + _BATCH] for start in range(0, len(queries), _BATCH))
-        return self.shards.search_all(batches, k, **({} if only is None else {"only": list(only)}))
+        return self.shards.search_all(batches, k, only=None if only is None else list(only), exact=exact)
 
     def _check(self, queries: Vectors, k: int) -> None:
         """In the caller's process: an actor that fails for a bad query looks like one that died."""

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pipeline.errors import RayrieverError
 from pipeline.index.kinds import Spec
 from pipeline.index.manifest import About, Effort
+from pipeline.index.vector_file import VectorFile
 from pipeline.sharded.folder import ShardFiles, ShardFolder
 from pipeline.sharded.found import Found
 from pipeline.sharded.ids import IdMap
@@ -26,8 +27,8 @@ INDEX, IDS, VECTORS = "index", "ids", "vectors"
 # Fetched beyond k at first: room for ties at the cut and for the float32 error of FAISS's own scores.
 _MARGIN = 16
 _FLOAT32_ERROR = 1e-5
-# Bytes of candidate vectors that are scored at a time
-_SETTLED_BYTES = 32e6
+# Bytes of candidate vectors that are scored at a time: they stay in the processor's cache
+_SETTLED_BYTES = 2e6
 # Rows of a filter below which each is scored: FAISS would look at many more
 _FEW_ROWS = 4096
 # Rows per step of an exact search of an approximate index
@@ -42,7 +43,7 @@ class Shard:
     ids: IdMap
     spec: Spec
     effort: Effort
-    vectors: Vectors | None = None  # `[n, d]`, where the index does not hold them
+    vectors: VectorFile | None = None  # `[n, d]`, where the index does not hold them
     dead: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # deleted rows
 
     def __post_init__(self) -> None:
@@ -59,42 +60,28 @@ class Shard:
         self._alive = np.ones(len(self.ids), dtype=bool)
         self._alive[self.dead] = False
 
-    def search(self, queries: Vectors, k: int, only: Iterable[str] | None = None) -> Found:
+    def search(self, queries: Vectors, k: int, only: Iterable[str] | None = None, exact: bool = False) -> Found:
         """The top k of each query `[n, d]`, ties by ascending id; padded where there are fewer.
 
         Exact for kind flat. Other kinds find their candidates as far as the effort goes, and score these exactly.
 
         Args:
             only: ids of the passages that may be found; None: all.
+            exact: compare every vector, whatever the kind of index.
         """
         self._check(queries)
         allowed = self._alive if only is None else self._filter(only)
         available = int(allowed.sum())
         if only is not None and available <= _FEW_ROWS:
             return self._ranked(queries, np.tile(np.flatnonzero(allowed), (len(queries), 1)), k)
+        if exact and not self.spec.is_exact:
+            return self._compare_all(queries, k, allowed)
         selector = None if available == len(self.ids) else _selector(allowed)
         if self.spec.is_exact:
             return self._search_exactly(queries, k, available, selector)
         fetch = min(max(k * self.effort.candidates, k + _MARGIN), available)
         _, rows = self._candidates(queries, fetch, selector)
         return self._ranked(queries, rows, k)
-
-    def exact(self, queries: Vectors, k: int) -> Found:
-        """The top k by comparing every vector, whatever the kind of index."""
-        self._check(queries)
-        if self.spec.is_exact:
-            return self.search(queries, k)
-        alive = np.flatnonzero(self._alive)
-        fetch = min(k + _MARGIN, len(alive))
-        best = faiss.ResultHeap(len(queries), max(fetch, 1), keep_max=True)
-        for start in range(0, len(alive), _BLOCK_ROWS):
-            rows = alive[start : start + _BLOCK_ROWS]
-            scores, places = faiss.knn(
-                queries, self.vectors_of(rows), min(fetch, len(rows)), faiss.METRIC_INNER_PRODUCT
-            )
-            best.add_result(scores, rows[places])
-        best.finalize()
-        return self._ranked(queries, best.I[:, :fetch], k)
 
     def _check(self, queries: Vectors) -> None:
         if queries.shape[1] != self.spec.dimension:
@@ -111,8 +98,20 @@ class Shard:
         allowed &= self._alive
         return allowed
 
+    def _compare_all(self, queries: Vectors, k: int, allowed: npt.NDArray[np.bool_]) -> Found:
+        """Every allowed vector, block by block, as an approximate index does not look at them."""
+        rows = np.flatnonzero(allowed)
+        fetch = min(k + _MARGIN, len(rows))
+        best = faiss.ResultHeap(len(queries), max(fetch, 1), keep_max=True)
+        for start in range(0, len(rows), _BLOCK_ROWS):
+            block = rows[start : start + _BLOCK_ROWS]
+            vectors = self.vectors_of(block)
+            scores, places = faiss.knn(queries, vectors, min(fetch, len(block)), faiss.METRIC_INNER_PRODUCT)
+            best.add_result(scores, block[places])
+        best.finalize()
+        return self._ranked(queries, best.I[:, :fetch], k)
+
     def _search_exactly(self, queries: Vectors, k: int, available: int, selector: Any) -> Found:
-        scores, rows = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         pending, fetch = np.arange(len(queries)), k + _MARGIN
         width = min(k, available)
         scores, rows = np.empty((len(queries), width), np.float32), np.empty((len(queries), width), np.int64)
@@ -172,7 +171,7 @@ class Shard:
     def vectors_of(self, rows: Rows) -> Vectors:
         """Vectors `[n, d]` of the rows."""
         if self.vectors is not None:
-            return np.asarray(self.vectors[rows])
+            return self.vectors.take(rows)
         found: Vectors = self.index.reconstruct_batch(rows)
         return found
 
@@ -193,13 +192,11 @@ def open_shard(folder: ShardFolder, files: ShardFiles, about: About, threads: in
     """A finished shard, its files checked and mapped where FAISS can. Raises RayrieverError naming what is wrong."""
     faiss.omp_set_num_threads(threads)
     index_path, ids_path = folder.fetch([files.files[INDEX], files.files[IDS]])
-    vectors = None
-    if VECTORS in files.files:
-        vectors = np.load(folder.fetch([files.files[VECTORS]])[0], mmap_mode="r", allow_pickle=False)
     flag = faiss.IO_FLAG_MMAP if about.spec.kind == "ivf_flat" else faiss.IO_FLAG_MMAP_IFC
     try:
         index = faiss.read_index(str(index_path), flag)
         ids = IdMap.open(ids_path)
+        vectors = VectorFile(folder.fetch([files.files[VECTORS]])[0]) if VECTORS in files.files else None
     except (RuntimeError, ValueError, pa.ArrowInvalid) as error:
         raise RayrieverError(f"{folder.path}: a shard cannot be read ({error}). Build the index again.") from error
     if about.spec.kind == "ivf_flat":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,8 +14,7 @@ from pipeline.rankings import Hit
 
 RECALL_DEPTH = 10
 _QUERIES = 200
-_MOST_DEPTH = 1024  # breadth of hnsw
-_MOST_CANDIDATES = 8 * CANDIDATES
+_LEAST_DEPTH = 32  # of hnsw: below what it fetches, depth changes nothing
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Tuned:
 
 
 def tune(shard: Shard, wanted: float, probes: int | None) -> Tuned:
-    """Try ever more effort on one shard until its recall at 10 is reached; with `probes` given, nothing else.
+    """Try ever more effort on one shard until its recall at 10 is reached. `probes` that are given stay as they are.
 
     Queries are passages of the shard, each of which then looks for its neighbours: there are no others yet. A shard
     holds any part of the corpus, so what holds for one holds for all.
@@ -36,38 +35,39 @@ def tune(shard: Shard, wanted: float, probes: int | None) -> Tuned:
     rows = np.sort(np.random.default_rng(0).choice(len(shard.ids), count, replace=False))
     queries = shard.vectors_of(rows)
     own = shard.ids.of(rows).to_pylist()
-    expected = _without(own, shard.exact(queries, RECALL_DEPTH + 1).hits())
-    best = Tuned(least(shard.spec), 0.0)
-    for effort in _efforts(shard.spec, probes):
-        found = _without(own, replace(shard, effort=effort).search(queries, RECALL_DEPTH + 1).hits())
-        best = Tuned(effort, recall(expected, found))
-        if best.recall >= wanted:
+    expected = _without(own, shard.search(queries, RECALL_DEPTH + 1, exact=True).hits())
+
+    def measured(effort: Effort) -> Tuned:
+        found = replace(shard, effort=effort).search(queries, RECALL_DEPTH + 1)
+        return Tuned(effort, recall(expected, _without(own, found.hits())))
+
+    return _sought(measured(least(shard.spec, probes)), _knobs(shard.spec, probes), wanted, measured)
+
+
+def _knobs(spec: Spec, probes: int | None) -> list[str]:
+    """What may be turned: more of the index, or more candidates of coarse codes."""
+    extent = ["depth" if spec.kind == "hnsw" else "probes"] if probes is None else []
+    return extent + (["candidates"] if spec.keeps_vectors else [])
+
+
+def _sought(best: Tuned, knobs: list[str], wanted: float, measured: Callable[[Effort], Tuned]) -> Tuned:
+    """Double whatever gains most until the recall is reached or nothing gains."""
+    while best.recall < wanted and knobs:
+        tried = [measured(replace(best.effort, **{name: 2 * getattr(best.effort, name)})) for name in knobs]
+        better = max(tried, key=lambda each: each.recall)
+        if better.recall <= best.recall:
             break
+        best = better
     return best
 
 
-def least(spec: Spec) -> Effort:
+def least(spec: Spec, probes: int | None = None) -> Effort:
     """Where the search for an effort begins; what an exact index has."""
     return Effort(
-        probes=1 if spec.lists else 0,
-        depth=16 if spec.kind == "hnsw" else 0,
+        probes=(probes or 1) if spec.lists else 0,
+        depth=(probes or _LEAST_DEPTH) if spec.kind == "hnsw" else 0,
         candidates=CANDIDATES if spec.keeps_vectors else 1,
     )
-
-
-def _efforts(spec: Spec, given: int | None) -> Iterator[Effort]:
-    """From little to much: more lists or breadth first, then more candidates where codes are coarse."""
-    effort = least(spec)
-    while effort.candidates <= _MOST_CANDIDATES:
-        for value in _doubling(spec.lists or _MOST_DEPTH) if given is None else [given]:
-            yield replace(effort, depth=value) if spec.kind == "hnsw" else replace(effort, probes=value)
-        if not spec.keeps_vectors:
-            return
-        effort = replace(effort, candidates=effort.candidates * 2)
-
-
-def _doubling(limit: int) -> list[int]:
-    return [*(1 << n for n in range(limit.bit_length()) if 1 << n < limit), limit]
 
 
 def recall(expected: list[list[str]], found: list[list[str]]) -> float:

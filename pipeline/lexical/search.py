@@ -74,7 +74,7 @@ class ShardedWords:
             raise ValueError(f"top-K must be at least 1, not {k}.")
         words = query_words(queries, self.about.lexical.stemmer)
         batches = (words[start : start + _BATCH] for start in range(0, len(words), _BATCH))
-        return self.shards.search_all(batches, k, **({} if only is None else {"only": list(only)}))
+        return self.shards.search_all(batches, k, only=None if only is None else list(only))
 
     def __enter__(self) -> ShardedWords:
         return self

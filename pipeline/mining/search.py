@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.progress import Progress
 from pipeline.rankings import Hit
 from pipeline.recipe import Recipe
 from pipeline.workspace import Artifact
 
+if TYPE_CHECKING:
+    from pipeline.encoder.encode import Encoder
+    from pipeline.index.search import ShardedIndex
+
 Search = Callable[[Sequence[str], int], list[list[Hit]]]  # query texts, top_k -> hits of each query
 
 
 @contextmanager
-def open_search(recipe: Recipe, index: Artifact, model: Path | None) -> Iterator[Search]:
-    """A search over `index`, for many calls: the encoder is loaded and the shards are held in memory once.
+def open_index(recipe: Recipe, index: Artifact, model: Path | None) -> Iterator[tuple[Encoder, ShardedIndex]]:
+    """An encoder and the shards of the index that it made. Raises RayrieverError when it did not make them.
 
     Args:
         model: folder of the encoder that made the vectors; None is the recipe's base encoder.
@@ -31,8 +36,14 @@ def open_search(recipe: Recipe, index: Artifact, model: Path | None) -> Iterator
     ensure_ray(recipe.ray)
     loaded = load_model(section, model)
     with ShardedIndex(folder_of(index), recipe.index) as shards:
-        shards.check_encoder(identify(loaded))
-        encoder = Encoder(loaded, section.dtype, section.tokens_per_batch)
+        shards.check_encoder(identify(loaded))  # before its weights are cast
+        yield Encoder(loaded, section.dtype, section.tokens_per_batch), shards
+
+
+@contextmanager
+def open_search(recipe: Recipe, index: Artifact, model: Path | None) -> Iterator[Search]:
+    """A search over `index`, for many calls: the encoder is loaded and the shards are held in memory once."""
+    with open_index(recipe, index, model) as (encoder, shards):
         yield lambda texts, top_k: shards.search(encoder.encode_queries(texts), top_k) if texts else []
 
 

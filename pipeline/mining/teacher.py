@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.fusion import weighted_sum
 from pipeline.lexical.search import WordSearch, open_words
 from pipeline.mining.search import Search, open_search
-from pipeline.rankings import Hit
 from pipeline.recipe import Recipe, TeacherSection
 from pipeline.records import TAUGHT
 from pipeline.stage import Estimate, StageContext
@@ -82,27 +82,13 @@ def _blocks(
         block = texts[start : start + _BLOCK]
         asked = [each.text for each in block]
         pairs = zip(search(asked, _DEPTH), lexical(asked, _DEPTH), strict=True)
-        lists = [fuse(dense, words, section.lexical_weight)[: section.top_k] for dense, words in pairs]
+        lists = [weighted_sum(dense, words, section.lexical_weight, section.top_k) for dense, words in pairs]
         rows = [
             vars(each) | {"passage_ids": [hit.passage_id for hit in hits], "scores": [hit.score for hit in hits]}
             for each, hits in zip(block, lists, strict=True)
         ]
         yield pa.Table.from_pylist(rows, schema=TAUGHT)
         ctx.progress.update("queries taught", start + len(block), len(texts))
-
-
-def fuse(dense: Sequence[Hit], lexical: Sequence[Hit], lexical_weight: float) -> list[Hit]:
-    """Cosine plus the weighted share of the best BM25 score, best first, ties by passage id.
-
-    What only BM25 found has at most the cosine of the last dense hit, and gets that; what only the encoder found
-    has no BM25 score.
-    """
-    floor = dense[-1].score if dense else 0.0
-    best = lexical[0].score if lexical else 1.0
-    cosines = {hit.passage_id: hit.score for hit in dense}
-    shares = {hit.passage_id: hit.score / best for hit in lexical}
-    scores = {i: cosines.get(i, floor) + lexical_weight * shares.get(i, 0.0) for i in cosines.keys() | shares.keys()}
-    return [Hit(i, score) for i, score in sorted(scores.items(), key=lambda item: (-item[1], item[0]))]
 
 
 def estimate(recipe: Recipe, upstream: Mapping[str, Estimate]) -> Estimate:

@@ -24,12 +24,12 @@ class Found:
 
     def hits(self) -> list[list[Hit]]:
         """One list per query, without the padding."""
-        queries, k = self.scores.shape
+        k = self.scores.shape[1]
         ids, scores = self.ids.to_pylist(), self.scores.tolist()
         counts = np.isfinite(self.scores).sum(axis=1).tolist()
         return [
-            [Hit(*pair) for pair in zip(ids[row * k : row * k + counts[row]], scores[row][: counts[row]], strict=True)]
-            for row in range(queries)
+            list(map(Hit._make, zip(ids[row * k : row * k + count], scores[row], strict=False)))
+            for row, count in enumerate(counts)
         ]
 
 

@@ -16,6 +16,7 @@ from pipeline.encoder.identity import identify
 from pipeline.evaluation import stage
 from pipeline.evaluation.encoders import dense_systems
 from pipeline.evaluation.gate import Decision
+from pipeline.evaluation.hybrid import Fusion
 from pipeline.evaluation.release import release
 from pipeline.evaluation.report import Report
 from pipeline.index.build import build_index
@@ -43,6 +44,9 @@ def recipe(tmp_path: Path, tiny_encoder: Path) -> Recipe:
         "evaluate": {"top_k": 10, "resamples": 100},
     }
     return Recipe.model_validate(values)
+
+
+FUSION = Fusion("rrf", 60, 0.4, {})
 
 
 def committed(out: ArtifactWriter) -> Artifact:
@@ -149,7 +153,9 @@ def test_every_index_is_searched_with_the_model_that_made_it(
         assert found == expected(folder), name
     assert len({str(expected(folder)) for folder in folders.values()}) == 3, "encoders that agree tell nothing"
 
-    names = ["BM25"] + [each for name in folders for each in (name, f"BM25 + {name} (RRF)")]
+    names = ["BM25"] + [
+        each for name in folders for each in (name, f"BM25 + {name} (RRF)", f"BM25 + {name} (weighted)")
+    ]
     assert [each.system for each in report.systems] == names == list(stage.systems(inputs))
     assert [(each.encoder, each.baseline) for each in report.contrasts] == [
         ("tuned", "base"),
@@ -192,7 +198,7 @@ def test_the_release_names_the_model_and_the_index_of_the_same_encoder(recipe: R
 
     def released(chosen: str) -> tuple[dict[str, Any], str]:
         decision = Decision("keep base" if chosen == "base" else "ship", chosen, "because")
-        content = json.loads(release(decision, recipe.encoder, inputs))
+        content = json.loads(release(decision, recipe.encoder, inputs, FUSION))
         assert (content["verdict"], content["chosen"]) == (decision.verdict, chosen)
         return content["encoder"], content["index"]
 

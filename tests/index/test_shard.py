@@ -108,7 +108,7 @@ def test_exact_search_of_an_approximate_index_equals_brute_force(tmp_path: Path)
     vectors, ids, queries = mixture(3000, 48, 0), shuffled_ids(3000), mixture(20, 48, 7)
     spec = spec_of(3000, 48, kind="ivf_pq", shards=1)
     (shard,) = open_all(build_folder(tmp_path, stored(tmp_path, vectors, ids), spec))
-    assert ids_of(shard.exact(queries, 10).hits()) == brute_force(vectors, ids, queries, 10)
+    assert ids_of(shard.search(queries, 10, exact=True).hits()) == brute_force(vectors, ids, queries, 10)
 
 
 def test_wrong_dimension_is_a_message_and_not_an_assertion(tmp_path: Path):

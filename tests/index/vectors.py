@@ -62,7 +62,7 @@ def spec_of(rows: int, dimension: int, **section: object) -> Spec:
 def build_folder(folder: Path, vectors: builder.Vectors, spec: Spec, effort: Effort | None = None) -> ShardFolder:
     """All shards and their first generation."""
     shards = ShardFolder(str(folder), str(folder / "index"))
-    trained = builder.train(vectors, spec, shards, 2) if spec.needs_training else None
+    trained = builder.train(vectors, spec, shards) if spec.needs_training else None
     built = [
         builder.build(vectors, bounds, spec, trained, shards, f"shard-{number:04d}", 2)
         for number, bounds in enumerate(bounds_of(vectors.rows.total, spec.shards))

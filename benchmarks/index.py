@@ -34,6 +34,7 @@ from pipeline.index.search import ShardedIndex, folder_of
 from pipeline.index.tuning import recall
 from pipeline.progress import Silent
 from pipeline.recipe import IndexSection, Recipe
+from pipeline.sharded.folder import VECTORS
 from pipeline.stage import StageContext
 from pipeline.workspace import Artifact, ArtifactWriter, Workspace
 
@@ -113,12 +114,12 @@ def build(source: Artifact, **section: Any) -> tuple[Artifact, dict[str, Any]]:
         build_index(context, "encode_base")
     artifact = out.commit(**ABOUT)
     generation = folder_of(artifact).current()
-    shard_mb = max(sum(f.bytes for f in shard.files.values()) for shard in generation.shards) / 1e6
+    shard_mb = max(sum(f.bytes for f in shard.files.values()) for shard in generation.shards[VECTORS]) / 1e6
     return artifact, {
         "seconds": round(time.monotonic() - started, 1),
-        "shards": len(generation.shards),
+        "shards": len(generation.shards[VECTORS]),
         "megabytes": round(generation.bytes / 1e6),
-        "bytes_per_vector": round(generation.bytes / generation.rows),
+        "bytes_per_vector": round(generation.bytes / generation.rows(VECTORS)),
         "builder_peak_mb": round(peak.above_idle_mb),
         "builder_peak_per_index": round(peak.above_idle_mb / shard_mb, 2),
         "recall_when_tuned": generation.about["recall"],

@@ -30,6 +30,7 @@ def info(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fals
         from pipeline.evaluation.encoders import dense_systems
         from pipeline.index.manifest import About
         from pipeline.index.search import folder_of
+        from pipeline.sharded.folder import VECTORS
 
         finished = finished_artifacts_of(recipe, overrides)
         rows = []
@@ -42,9 +43,9 @@ def info(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fals
                     "encoder": system.name,
                     "folder": folder.path,
                     "generation": generation.number,
-                    "vectors": generation.rows,
+                    "vectors": generation.rows(VECTORS),
                     "bytes": generation.bytes,
-                    "shards": len(generation.shards),
+                    "shards": len(generation.shards[VECTORS]),
                     **{name: value for name, value in asdict(about).items() if name != "encoder"},
                     "made_by": asdict(about.encoder),
                 }

@@ -11,9 +11,10 @@ from pipeline.index import tuning
 from pipeline.index.builder import TRAINED, Vectors, build, train
 from pipeline.index.kinds import Choice, Spec, choose
 from pipeline.index.manifest import About
-from pipeline.index.shard import open_shard
+from pipeline.index.shard import INDEX, open_shard
+from pipeline.progress import Progress
 from pipeline.recipe import IndexSection, Recipe
-from pipeline.sharded.folder import Generation, ShardFiles, ShardFolder, generation_file
+from pipeline.sharded.folder import VECTORS, File, Generation, ShardFiles, ShardFolder
 from pipeline.sharded.rows import Rows, bounds_of
 from pipeline.stage import Estimate, StageContext
 from pipeline.workspace import Artifact, digest
@@ -52,16 +53,15 @@ def build_index(ctx: StageContext, encode_stage: str) -> None:
     ctx.progress.message(f"index: {choice.spec.kind} in {choice.spec.shards} shards ({choice.why})")
     ensure_ray(ctx.recipe.ray)
     building = ShardFolder(ctx.workspace.uri, _building_path(ctx, encoded, choice.spec))
-    shards = _build_shards(ctx, vectors, choice.spec, building)
+    shards, extra = build_shards(ctx.progress, vectors, choice.spec, building)
     about = _about(choice, encoded)
     if not choice.spec.is_exact:
         about = _tuned(about, section, building, shards[0])
         ctx.progress.message(f"index: recall@{tuning.RECALL_DEPTH} {about.recall:.3f} with {about.effort}")
     folder = ShardFolder(ctx.workspace.uri, ctx.out.part_folder(DIRECTORY))
-    folder.take_over(building, shards)
-    generation = Generation(1, about.values(), tuple(shards))
-    content = folder.commit(generation)
-    ctx.out.adopt_files(DIRECTORY, generation.files() | {generation_file(1): content})
+    generation = Generation(1, about.values(), {VECTORS: tuple(shards)}, extra)
+    folder.take_over(building, generation.files())
+    ctx.out.adopt_files(DIRECTORY, folder.commit(generation))
     ctx.out.after_commit(partial(ctx.workspace.delete_folder, BUILDING, ctx.out.stage))
 
 
@@ -75,7 +75,13 @@ def vectors_of(encoded: Artifact) -> Vectors:
     return Vectors(Rows.of(encoded, "vectors"), identity_of(encoded).dimension)
 
 
-def _build_shards(ctx: StageContext, vectors: Vectors, spec: Spec, folder: ShardFolder) -> list[ShardFiles]:
+def build_shards(
+    progress: Progress, vectors: Vectors, spec: Spec, folder: ShardFolder, prefix: str = ""
+) -> tuple[list[ShardFiles], dict[str, File]]:
+    """Train where the kind asks for it, and build in Ray tasks whatever is not in the folder yet.
+
+    Returns the shards, and the trained empty index where there is one.
+    """
     import ray
 
     from pipeline.ray_session import explained_ray_errors
@@ -83,11 +89,11 @@ def _build_shards(ctx: StageContext, vectors: Vectors, spec: Spec, folder: Shard
     task, threads = ray.remote(num_cpus=CPUS_PER_BUILDER), CPUS_PER_BUILDER
     build_one = task(build)
     with explained_ray_errors("index: a builder", _MORE_SHARDS):
-        trained = folder.noted(TRAINED) if spec.needs_training else None
+        trained = folder.noted(f"{prefix}{TRAINED}") if spec.needs_training else None
         if spec.needs_training and trained is None:
-            ctx.progress.message(f"index: training {spec.lists:,} lists")
-            trained = ray.get(task(train).remote(vectors, spec, folder))
-        names = [f"shard-{number:04d}" for number in range(spec.shards)]
+            progress.message(f"index: training {spec.lists:,} lists")
+            trained = ray.get(task(train).remote(vectors, spec, folder, f"{prefix}{TRAINED}"))
+        names = [f"{prefix}shard-{number:04d}" for number in range(spec.shards)]
         shards = {name: noted for name in names if (noted := folder.noted(name)) is not None}
         pending = {
             build_one.remote(vectors, bounds, spec, trained, folder, name, threads): name
@@ -95,11 +101,11 @@ def _build_shards(ctx: StageContext, vectors: Vectors, spec: Spec, folder: Shard
             if name not in shards
         }
         while pending:
-            ctx.progress.update("shards built", len(shards), spec.shards)
+            progress.update("shards built", len(shards), spec.shards)
             done, _ = ray.wait(list(pending))
             shards |= {pending.pop(reference): ray.get(reference) for reference in done}
-    ctx.progress.update("shards built", spec.shards, spec.shards)
-    return [shards[name] for name in names]
+    progress.update("shards built", spec.shards, spec.shards)
+    return [shards[name] for name in names], {} if trained is None else {TRAINED: trained.files[INDEX]}
 
 
 def _about(choice: Choice, encoded: Artifact) -> About:

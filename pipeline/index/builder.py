@@ -18,14 +18,15 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import RayrieverError
 from pipeline.index.kinds import ROWS_PER_CENTROID, Spec
-from pipeline.index.shard import IDS, INDEX, VECTORS
+from pipeline.index.shard import INDEX, VECTORS
 from pipeline.index.vector_file import VectorFile
-from pipeline.sharded.folder import ShardFiles, ShardFolder
-from pipeline.sharded.ids import IdMap
+from pipeline.sharded.folder import File, ShardFiles, ShardFolder
+from pipeline.sharded.ids import IDS, IdMap
 from pipeline.sharded.rows import Rows
 from pipeline.workspace import Workspace
 
 TRAINED = "trained"
+_SPILLED = "shard.vectors.npy"
 _LEAST_SAMPLE = 20_000
 # Vectors given to an approximate index at a time
 _ADD_ROWS = 16_384
@@ -39,7 +40,7 @@ class Vectors:
     dimension: int
 
 
-def train(vectors: Vectors, spec: Spec, folder: ShardFolder) -> ShardFiles:
+def train(vectors: Vectors, spec: Spec, folder: ShardFolder, name: str = TRAINED) -> ShardFiles:
     """An empty index with the centroids that all shards share, trained once on vectors drawn evenly.
 
     Takes every core of its machine: no shard can be built before.
@@ -54,7 +55,7 @@ def train(vectors: Vectors, spec: Spec, folder: ShardFolder) -> ShardFiles:
     with folder.scratch() as scratch:
         path = scratch / "trained.faiss"
         faiss.write_index(index, str(path))
-        return folder.add_shard(0, TRAINED, {INDEX: path})
+        return folder.note(name, folder.add_shard(0, name, {INDEX: path}))
 
 
 def build(
@@ -69,15 +70,45 @@ def build(
     """Rows `bounds` of the vectors as one shard: rows in ascending order of id, whatever order they came in."""
     faiss.omp_set_num_threads(threads)
     with folder.scratch() as scratch:
-        ids, spilled = _spill(vectors, bounds, scratch / "shard.vectors.npy")
-        index = _empty(spec, trained, folder)
-        _fill(index, spilled, spec)
-        files = {INDEX: scratch / "shard.faiss", IDS: scratch / "shard.ids.arrow"}
-        faiss.write_index(index, str(files[INDEX]))
-        IdMap(ids).save(files[IDS])
-        if spec.keeps_vectors:
-            files[VECTORS] = scratch / "shard.vectors.npy"
-        return folder.add_shard(len(ids), name, files)
+        ids, spilled = _spill(vectors, bounds, scratch / _SPILLED)
+        file = None if trained is None else trained.files[INDEX]
+        return folder.note(name, _shard(ids, spilled, spec, file, folder, name, scratch))
+
+
+def build_from(
+    ids: pa.Array, vectors: npt.NDArray[np.float32], spec: Spec, trained: File | None, folder: ShardFolder, name: str
+) -> ShardFiles:
+    """The same for vectors `[n, d]` that are in memory already.
+
+    Args:
+        trained: the empty index that the other shards were made from; None where the kind needs none.
+    """
+    order = pa.compute.array_sort_indices(ids).to_numpy()
+    ordered = ids.take(pa.array(order))
+    _refuse_repeated(ordered)
+    with folder.scratch() as scratch:
+        spilled = VectorFile.create(scratch / _SPILLED, len(ids), spec.dimension)
+        spilled.put(np.arange(len(ids)), vectors[order])
+        return _shard(ordered, spilled, spec, trained, folder, name, scratch)
+
+
+def _shard(
+    ids: pa.Array,
+    vectors: VectorFile,
+    spec: Spec,
+    trained: File | None,
+    folder: ShardFolder,
+    name: str,
+    scratch: Path,
+) -> ShardFiles:
+    index = _empty(spec, trained, folder)
+    _fill(index, vectors, spec)
+    files = {INDEX: scratch / "shard.faiss", IDS: scratch / "shard.ids.arrow"}
+    faiss.write_index(index, str(files[INDEX]))
+    IdMap(ids).save(files[IDS])
+    if spec.keeps_vectors:
+        files[VECTORS] = scratch / _SPILLED
+    return folder.add_shard(len(ids), name, files)
 
 
 def _spill(vectors: Vectors, bounds: tuple[int, int], path: Path) -> tuple[pa.Array, VectorFile]:
@@ -116,10 +147,8 @@ def _matrix(piece: pa.Table) -> npt.NDArray[np.float32]:
     return matrix
 
 
-def _empty(spec: Spec, trained: ShardFiles | None, folder: ShardFolder) -> faiss.Index:
-    if trained is None:
-        return spec.new_index()
-    return faiss.read_index(str(folder.fetch([trained.files[INDEX]])[0]))
+def _empty(spec: Spec, trained: File | None, folder: ShardFolder) -> faiss.Index:
+    return spec.new_index() if trained is None else faiss.read_index(str(folder.fetch([trained])[0]))
 
 
 def _fill(index: Any, vectors: VectorFile, spec: Spec) -> None:

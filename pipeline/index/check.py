@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from pipeline.index.search import ShardedIndex
 from pipeline.index.tuning import recall
+from pipeline.sharded.folder import VECTORS
 
 _DEPTHS = (1, 10, 100)
 _SINGLES = 50
@@ -33,7 +34,8 @@ def measure(index: ShardedIndex, queries: npt.NDArray[np.float32]) -> Quality:
     Every file's checksum has been compared when this returns: a damaged shard raises RayrieverError.
     """
     index.shards.wait_until_ready()
-    deepest = min(max(_DEPTHS), index.generation.rows)
+    rows = index.generation.rows(VECTORS)
+    deepest = min(max(_DEPTHS), rows)
     exact = _ids(index, queries, deepest, exact=True)
     found = _ids(index, queries, deepest)
     started = time.perf_counter()
@@ -54,7 +56,7 @@ def measure(index: ShardedIndex, queries: npt.NDArray[np.float32]) -> Quality:
         query_ms_p50=float(np.percentile(singles, 50)),
         query_ms_p95=float(np.percentile(singles, 95)),
         queries_per_s=len(queries) / together,
-        bytes_per_vector=index.generation.bytes / max(1, index.generation.rows),
+        bytes_per_vector=index.generation.bytes / max(1, rows),
     )
 
 

@@ -24,6 +24,7 @@ _SCALAR = {
 }
 _FLOAT32_BYTES = 4
 _MIN_LISTS = 16
+_LEAST_CODED = 16  # values of a code of four bits
 # Candidates that ivf_pq scores exactly, per hit asked for
 CANDIDATES = 5
 
@@ -86,6 +87,8 @@ def choose(section: IndexSection, rows: int, dimension: int) -> Choice:
             f"index.precision {section.precision} is for index.kind flat; {kind} does not use it. Take it out."
         )
     shards = max(1, min(section.shards or _shards(section, rows, dimension), rows))
+    if kind == "ivf_pq" and rows < _LEAST_CODED:
+        raise RayrieverError(f"index.kind ivf_pq needs {_LEAST_CODED} vectors, there are {rows:,}. Use flat.")
     inverted, hnsw = kind.startswith("ivf"), kind == "hnsw"
     lists = (section.lists or _lists(math.ceil(rows / shards))) if inverted else 0
     if lists > rows:

@@ -18,7 +18,7 @@ from pipeline.index.shard import open_shard
 from pipeline.rankings import Hit
 from pipeline.recipe import IndexSection
 from pipeline.sharded.actors import Answer, Searchable, ShardActors
-from pipeline.sharded.folder import Generation, ShardFolder
+from pipeline.sharded.folder import VECTORS, Generation, ShardFolder
 from pipeline.workspace import Artifact
 
 Vectors = npt.NDArray[np.float32]
@@ -38,6 +38,8 @@ class ShardedIndex:
 
     Args:
         section: how many actors and threads; what the index is, it says itself.
+        generation: to search; default: the newest.
+        about: where the generation's own is about more than vectors.
         timeout_s: after which an answer goes without the shards that have none; None waits for all.
     """
 
@@ -47,10 +49,11 @@ class ShardedIndex:
         section: IndexSection,
         generation: Generation | None = None,
         timeout_s: float | None = None,
+        about: About | None = None,
     ) -> None:
         self.folder, self.generation = folder, generation or folder.current()
-        self.about = About.of(self.generation.about)
-        shards = self.generation.shards
+        self.about = about or About.of(self.generation.about)
+        shards = self.generation.shards[VECTORS]
         threads = section.threads_per_shard or max(1, (os.cpu_count() or 1) // max(1, len(shards)))
         opening: list[Callable[[], Searchable]] = [partial(open_shard, folder, s, self.about, threads) for s in shards]
         self.shards = ShardActors("index", opening, section.replicas, timeout_s)

@@ -17,13 +17,13 @@ from pipeline.index.manifest import About, Effort
 from pipeline.index.vector_file import VectorFile
 from pipeline.sharded.folder import ShardFiles, ShardFolder
 from pipeline.sharded.found import Found
-from pipeline.sharded.ids import IdMap
+from pipeline.sharded.ids import IDS, IdMap, dead_rows
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
 # Roles of a shard's files
-INDEX, IDS, VECTORS = "index", "ids", "vectors"
+INDEX, VECTORS = "index", "vectors"
 # Fetched beyond k at first: room for ties at the cut and for the float32 error of FAISS's own scores.
 _MARGIN = 16
 _FLOAT32_ERROR = 1e-5
@@ -33,6 +33,13 @@ _SETTLED_BYTES = 2e6
 _FEW_ROWS = 4096
 # Rows per step of an exact search of an approximate index
 _BLOCK_ROWS = 65_536
+# What FAISS can map of each kind; packed codes it copies, and would map them besides.
+_READ_FLAGS = {
+    "flat": faiss.IO_FLAG_MMAP_IFC,
+    "hnsw": faiss.IO_FLAG_MMAP_IFC,
+    "ivf_flat": faiss.IO_FLAG_MMAP,
+    "ivf_pq": 0,
+}
 
 
 @dataclass
@@ -192,13 +199,12 @@ def open_shard(folder: ShardFolder, files: ShardFiles, about: About, threads: in
     """A finished shard, its files checked and mapped where FAISS can. Raises RayrieverError naming what is wrong."""
     faiss.omp_set_num_threads(threads)
     index_path, ids_path = folder.fetch([files.files[INDEX], files.files[IDS]])
-    flag = faiss.IO_FLAG_MMAP if about.spec.kind == "ivf_flat" else faiss.IO_FLAG_MMAP_IFC
     try:
-        index = faiss.read_index(str(index_path), flag)
+        index = faiss.read_index(str(index_path), _READ_FLAGS[about.spec.kind])
         ids = IdMap.open(ids_path)
         vectors = VectorFile(folder.fetch([files.files[VECTORS]])[0]) if VECTORS in files.files else None
     except (RuntimeError, ValueError, pa.ArrowInvalid) as error:
         raise RayrieverError(f"{folder.path}: a shard cannot be read ({error}). Build the index again.") from error
     if about.spec.kind == "ivf_flat":
         index.make_direct_map()  # type: ignore[attr-defined]  # which list a row is in, to read its vector
-    return Shard(index, ids, about.spec, about.effort, vectors)
+    return Shard(index, ids, about.spec, about.effort, vectors, dead_rows(folder, files))

@@ -18,7 +18,7 @@ from pipeline.lexical.words import Words
 from pipeline.recipe import LexicalSection
 from pipeline.sharded.folder import ShardFiles, ShardFolder
 from pipeline.sharded.found import Found
-from pipeline.sharded.ids import IdMap
+from pipeline.sharded.ids import IDS, IdMap, dead_rows
 
 # bm25s's own files by role, and the ids beside them
 FILES: Mapping[str, str] = {
@@ -28,7 +28,6 @@ FILES: Mapping[str, str] = {
     "vocab": "vocab.index.json",
     "params": "params.index.json",
 }
-IDS = "ids"
 
 
 @dataclass
@@ -145,4 +144,4 @@ def open_word_shard(folder: ShardFolder, files: ShardFiles) -> WordShard:
             f"{folder.path}: a shard of words has {index.scores['num_docs']:,} passages but {len(ids):,} ids. "
             "Build it again."
         )
-    return WordShard(index, ids)
+    return WordShard(index, ids, dead_rows(folder, files))

@@ -13,7 +13,7 @@ from pipeline.lexical.words import query_words
 from pipeline.rankings import Hit
 from pipeline.recipe import Recipe
 from pipeline.sharded.actors import Answer, Searchable, ShardActors
-from pipeline.sharded.folder import Generation, ShardFolder
+from pipeline.sharded.folder import WORDS, Generation, ShardFolder
 from pipeline.workspace import Artifact
 
 # Queries sent to the shards at once
@@ -41,6 +41,8 @@ class ShardedWords:
     """One generation of BM25 shards; a context manager that ends its actors.
 
     Args:
+        generation: to search; default: the newest.
+        about: where the generation's own is about more than words.
         timeout_s: after which an answer goes without the shards that have none; None waits for all.
     """
 
@@ -50,10 +52,12 @@ class ShardedWords:
         generation: Generation | None = None,
         replicas: int = 1,
         timeout_s: float | None = None,
+        about: About | None = None,
     ) -> None:
         self.generation = generation or folder.current()
-        self.about = About.of(self.generation.about)
-        opening: list[Callable[[], Searchable]] = [partial(open_word_shard, folder, s) for s in self.generation.shards]
+        self.about = about or About.of(self.generation.about)
+        shards = self.generation.shards[WORDS]
+        opening: list[Callable[[], Searchable]] = [partial(open_word_shard, folder, each) for each in shards]
         self.shards = ShardActors("lexical", opening, replicas, timeout_s)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:

@@ -18,9 +18,10 @@ import pyarrow as pa
 from pipeline.lexical.bm25 import index_words, save
 from pipeline.lexical.statistics import Statistics, count, total
 from pipeline.lexical.words import Words, check_stemmer, words_of
+from pipeline.progress import Progress
 from pipeline.recipe import LexicalSection, Recipe
 from pipeline.records import full_text
-from pipeline.sharded.folder import File, Generation, ShardFiles, ShardFolder, generation_file
+from pipeline.sharded.folder import WORDS, File, Generation, ShardFiles, ShardFolder
 from pipeline.sharded.rows import Rows, bounds_of
 from pipeline.stage import Estimate, StageContext
 from pipeline.workspace import digest
@@ -42,12 +43,11 @@ class About:
     """The `about` of a words generation."""
 
     section: dict[str, Any]
-    statistics: File  # of the corpus, that all shards are scored with
     corpus: str  # identity of the corpus artifact
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> About:
-        return cls(values["section"], File(**values["statistics"]), values["corpus"])
+        return cls(**values)
 
     @property
     def lexical(self) -> LexicalSection:
@@ -56,9 +56,7 @@ class About:
 
 def run(ctx: StageContext) -> None:
     """Write folder `words`: BM25 shards over title and text of every passage, and their generation."""
-    import ray
-
-    from pipeline.ray_session import ensure_ray, explained_ray_errors
+    from pipeline.ray_session import ensure_ray
 
     section, corpus = ctx.recipe.lexical, ctx.inputs["corpus"]
     check_stemmer(section.stemmer)
@@ -67,35 +65,48 @@ def run(ctx: StageContext) -> None:
     shards = max(1, -(-rows.total // section.shard_passages))
     key = digest({"corpus": corpus.manifest.identity, "section": section.result_fields(), "shards": shards})
     building = ShardFolder(ctx.workspace.uri, ctx.workspace.path(BUILDING, ctx.out.stage, key))
-    task = ray.remote(num_cpus=_CPUS_PER_TASK)
-    with explained_ray_errors("lexical: a task", _ADVICE):
-        read = [
-            task(_read).remote(rows, bounds, section.stemmer, building, f"words-{number:04d}")
-            for number, bounds in enumerate(bounds_of(rows.total, shards))
-        ]
-        counted = list(_each(ctx, read, "parts of the corpus counted"))
-        statistics = _add_up(building, counted)
-        built = [
-            task(_build).remote(building, files, statistics, section, f"shard-{number:04d}")
-            for number, files in enumerate(counted)
-        ]
-        done = list(_each(ctx, built, "word shards built"))
+    done, statistics = build_words(ctx.progress, rows, section, building, shards)
     folder = ShardFolder(ctx.workspace.uri, ctx.out.part_folder(DIRECTORY))
-    folder.take_over(building, [*done, ShardFiles(0, {STATISTICS: statistics})])
-    about = About(section.result_fields(), statistics, corpus.manifest.identity)
-    generation = Generation(1, asdict(about), tuple(done))
-    content = folder.commit(generation)
-    own = {generation_file(1): content, statistics.path: statistics.sha256}
-    ctx.out.adopt_files(DIRECTORY, generation.files() | own)
+    about = About(section.result_fields(), corpus.manifest.identity)
+    generation = Generation(1, asdict(about), {WORDS: tuple(done)}, {STATISTICS: statistics})
+    folder.take_over(building, generation.files())
+    ctx.out.adopt_files(DIRECTORY, folder.commit(generation))
     ctx.out.after_commit(partial(ctx.workspace.delete_folder, BUILDING, ctx.out.stage))
 
 
-def _each(ctx: StageContext, pending: list[Any], what: str) -> Iterator[ShardFiles]:
+def build_words(
+    progress: Progress, rows: Rows, section: LexicalSection, folder: ShardFolder, shards: int, prefix: str = ""
+) -> tuple[list[ShardFiles], File]:
+    """Both passes in Ray tasks over rows of passage_id, title and text; what is in the folder already is kept.
+
+    Returns the shards, and the statistics of all rows.
+    """
+    import ray
+
+    from pipeline.ray_session import explained_ray_errors
+
+    task = ray.remote(num_cpus=_CPUS_PER_TASK)
+    read, build = task(_read), task(_build)
+    with explained_ray_errors("lexical: a task", _ADVICE):
+        reading = [
+            read.remote(rows, bounds, section.stemmer, folder, f"{prefix}words-{number:04d}")
+            for number, bounds in enumerate(bounds_of(rows.total, shards))
+        ]
+        counted = list(_each(progress, reading, "parts of the corpus counted"))
+        statistics = _add_up(folder, counted, f"{prefix}statistics.arrow")
+        building = [
+            build.remote(folder, files, statistics, section, f"{prefix}word-shard-{number:04d}")
+            for number, files in enumerate(counted)
+        ]
+        return list(_each(progress, building, "word shards built")), statistics
+
+
+def _each(progress: Progress, pending: list[Any], what: str) -> Iterator[ShardFiles]:
     import ray
 
     for done, reference in enumerate(pending, start=1):
         yield ray.get(reference)
-        ctx.progress.update(what, done, len(pending))
+        progress.update(what, done, len(pending))
 
 
 def _read(rows: Rows, bounds: tuple[int, int], stemmer: str, folder: ShardFolder, name: str) -> ShardFiles:
@@ -119,7 +130,7 @@ def _read(rows: Rows, bounds: tuple[int, int], stemmer: str, folder: ShardFolder
             _write(path, pa.array(column))
         files[STATISTICS] = scratch / "w.statistics.arrow"
         count(words).save(files[STATISTICS])
-        return folder.add_shard(len(words.lengths), name, files)
+        return folder.note(name, folder.add_shard(len(words.lengths), name, files))
 
 
 def _write(path: Path, column: pa.Array) -> None:
@@ -134,12 +145,12 @@ def _column(path: Path) -> pa.Array:
         return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
 
 
-def _add_up(folder: ShardFolder, counted: list[ShardFiles]) -> File:
+def _add_up(folder: ShardFolder, counted: list[ShardFiles], name: str) -> File:
     parts = [Statistics.open(folder.fetch([files.files[STATISTICS]])[0]) for files in counted]
     with folder.scratch() as scratch:
         path = scratch / "statistics.arrow"
         total(parts).save(path)
-        return folder.add(path, path.name)
+        return folder.add(path, name)
 
 
 def _build(
@@ -154,7 +165,7 @@ def _build(
     words = Words(vocabulary.to_pylist(), np.asarray(tokens, np.int32), np.asarray(lengths, np.int32))
     shard = index_words(words, ids, Statistics.open(local[4]), section)
     with folder.scratch() as scratch:
-        return folder.add_shard(len(ids), name, save(shard, scratch))
+        return folder.note(name, folder.add_shard(len(ids), name, save(shard, scratch)))
 
 
 def estimate(recipe: Recipe, upstream: Mapping[str, Estimate]) -> Estimate:

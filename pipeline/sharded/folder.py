@@ -10,10 +10,11 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from pipeline.workspace import Workspace, cache_folder, explained_write_errors, 
 
 _GENERATION = re.compile(r"generation-(\d{6})\.json")
 _NOTE = ".built.json"
+# What shards hold
+VECTORS, WORDS, PASSAGES = "vectors", "words", "passages"
 
 
 @dataclass(frozen=True)
@@ -53,19 +56,21 @@ class Generation:
 
     number: int
     about: Mapping[str, Any]
-    shards: tuple[ShardFiles, ...]
-
-    @property
-    def rows(self) -> int:
-        return sum(shard.rows for shard in self.shards)
+    shards: Mapping[str, tuple[ShardFiles, ...]]  # by what they hold: VECTORS, WORDS, PASSAGES
+    extra: Mapping[str, File] = field(default_factory=dict)  # files that all shards of a kind share
 
     @property
     def bytes(self) -> int:
-        return sum(file.bytes for shard in self.shards for file in shard.files.values())
+        return sum(file.bytes for file in self.files())
 
-    def files(self) -> dict[str, str]:
-        """Checksum of every file by its path."""
-        return {file.path: file.sha256 for shard in self.shards for file in shard.files.values()}
+    def files(self) -> list[File]:
+        """Every file that it needs."""
+        every = [file for shards in self.shards.values() for shard in shards for file in shard.files.values()]
+        return [*every, *self.extra.values()]
+
+    def rows(self, kind: str) -> int:
+        """Rows of the shards of a kind, deleted ones among them."""
+        return sum(shard.rows for shard in self.shards[kind])
 
 
 def generation_file(number: int) -> str:
@@ -82,6 +87,12 @@ class ShardFolder:
     @property
     def workspace(self) -> Workspace:
         return Workspace(self.uri)
+
+    @property
+    def relative(self) -> tuple[str, ...]:
+        """The folders that lead to it from the workspace."""
+        root = self.workspace.path("").rstrip("/")
+        return tuple(self.path[len(root) + 1 :].split("/"))
 
     def generations(self) -> list[int]:
         """Numbers of the generations, ascending."""
@@ -104,17 +115,18 @@ class ShardFolder:
             raise RayrieverError(f"{path}: is not there.")
         try:
             values = json.loads(content)
-            shards = tuple(ShardFiles.of(each) for each in values["shards"])
-            return Generation(values["number"], values["about"], shards)
+            shards = {kind: tuple(map(ShardFiles.of, of_kind)) for kind, of_kind in values["shards"].items()}
+            extra = {name: File(**file) for name, file in values["extra"].items()}
+            return Generation(values["number"], values["about"], shards, extra)
         except (ValueError, TypeError, KeyError) as error:
             raise RayrieverError(
                 f"{path}: not a generation of this version ({error!r}). Build the index again."
             ) from error
 
-    def commit(self, generation: Generation) -> str:
+    def commit(self, generation: Generation) -> dict[str, str]:
         """From here on readers that open the folder read this generation; all its files must be there.
 
-        Returns the checksum of the file that says so.
+        Returns the checksum of every file by its path.
         """
         path = f"{self.path}/{generation_file(generation.number)}"
         workspace = self.workspace
@@ -123,7 +135,8 @@ class ShardFolder:
         content = json.dumps(asdict(generation), indent=1).encode()
         with explained_write_errors(self.uri):
             workspace.write_bytes(path, content)
-        return hashlib.sha256(content).hexdigest()
+        own = {generation_file(generation.number): hashlib.sha256(content).hexdigest()}
+        return {file.path: file.sha256 for file in generation.files()} | own
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -153,9 +166,13 @@ class ShardFolder:
         return file
 
     def add_shard(self, rows: int, name: str, local: Mapping[str, Path]) -> ShardFiles:
-        """Move the files of a shard, by role, into the folder and note that it is complete: see `noted`."""
-        files = {role: self.add(path, f"{name}{''.join(path.suffixes)}") for role, path in local.items()}
-        shard = ShardFiles(rows, files)
+        """Move the files of a shard, by role, into the folder."""
+        return ShardFiles(
+            rows, {role: self.add(path, f"{name}{''.join(path.suffixes)}") for role, path in local.items()}
+        )
+
+    def note(self, name: str, shard: ShardFiles) -> ShardFiles:
+        """Remember that the shard of that name is complete, for a build that goes on after a kill: see `noted`."""
         with explained_write_errors(self.uri):
             self.workspace.write_bytes(f"{self.path}/{name}{_NOTE}", json.dumps(asdict(shard)).encode())
         return shard
@@ -170,15 +187,35 @@ class ShardFolder:
         whole = all(info.size == file.bytes for info, file in zip(infos, shard.files.values(), strict=True))
         return shard if whole else None
 
-    def take_over(self, source: ShardFolder, shards: Sequence[ShardFiles]) -> None:
-        """Move the shards' files from another folder of the same filesystem here."""
+    def take_over(self, source: ShardFolder, files: Iterable[File]) -> None:
+        """Move files from another folder of the same filesystem here."""
         workspace = self.workspace
         with explained_write_errors(self.uri):
-            for path in (file.path for shard in shards for file in shard.files.values()):
+            for path in (file.path for file in files):
                 target = f"{self.path}/{path}"
                 if workspace.is_local:
                     workspace.filesystem.create_dir(target.rsplit("/", 1)[0], recursive=True)
                 workspace.filesystem.move(f"{source.path}/{path}", target)
+
+    def copy_from(self, source: ShardFolder, files: Iterable[File], prefix: str) -> dict[str, File]:
+        """Copy files of another folder here under names with a prefix; on one disk they become links.
+
+        Returns each file's copy by the path it had.
+        """
+        copies = {}
+        for file in files:
+            copies[file.path] = replace(file, path=f"{prefix}{file.path}")
+            origin, target = f"{source.path}/{file.path}", f"{self.path}/{prefix}{file.path}"
+            with explained_write_errors(self.uri):
+                _copy(source.workspace, origin, self.workspace, target)
+        return copies
+
+    def delete(self, paths: Iterable[str]) -> None:
+        """Delete files of the folder; those that are not there are no error."""
+        filesystem = self.workspace.filesystem
+        for info in filesystem.get_file_info([f"{self.path}/{path}" for path in paths]):
+            if info.type == fs.FileType.File:
+                filesystem.delete_file(info.path)
 
     def fetch(self, files: Iterable[File]) -> list[Path]:
         """Local paths of the files, checked; from an object store they are copied into the cache once.
@@ -207,6 +244,20 @@ class ShardFolder:
             finally:
                 partial.unlink(missing_ok=True)
         return cached
+
+
+def _copy(source: Workspace, origin: str, destination: Workspace, target: str) -> None:
+    if not (source.is_local and destination.is_local):
+        fs.copy_files(
+            origin, target, source_filesystem=source.filesystem, destination_filesystem=destination.filesystem
+        )
+        return
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    Path(target).unlink(missing_ok=True)
+    try:
+        os.link(origin, target)  # files of shards are never changed
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(origin, target)
 
 
 def _check(local: Path, file: File, shown: str) -> None:

@@ -1,8 +1,12 @@
-"""Which passage a row of a shard is: an Arrow file of ids in ascending order, mapped instead of read."""
+"""Which passage a row of a shard is, and which rows are deleted.
+
+Ids are an Arrow file in ascending order, mapped instead of read; deleted rows are a NumPy file beside it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +14,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.sharded.folder import ShardFiles, ShardFolder
+
+# Roles of a shard's files
+IDS, DEAD = "ids", "dead"
 _SCHEMA = pa.schema([pa.field("passage_id", pa.string(), nullable=False)])
 # Below this many ids, looking each up takes less than comparing all of a shard.
 _FEW = 4096
@@ -58,3 +66,24 @@ class IdMap:
             else:
                 high = middle
         return low if low < len(self.ids) and self.ids[low].as_py() == wanted else None
+
+
+def dead_rows(folder: ShardFolder, shard: ShardFiles) -> npt.NDArray[np.int64]:
+    """Deleted rows of a shard, ascending."""
+    if DEAD not in shard.files:
+        return np.empty(0, dtype=np.int64)
+    found: npt.NDArray[np.int64] = np.load(folder.fetch([shard.files[DEAD]])[0], allow_pickle=False)
+    return found
+
+
+def without(folder: ShardFolder, shard: ShardFiles, passage_ids: Iterable[str], name: str) -> ShardFiles:
+    """The shard with these passages deleted: the same files, and a new one of deleted rows called `name`."""
+    rows = IdMap.open(folder.fetch([shard.files[IDS]])[0]).rows(passage_ids)
+    before = dead_rows(folder, shard)
+    after = np.union1d(before, rows)
+    if len(after) == len(before):
+        return shard
+    with folder.scratch() as scratch:
+        path = scratch / "dead.npy"
+        np.save(path, after, allow_pickle=False)
+        return replace(shard, files={**shard.files, DEAD: folder.add(path, f"{name}.dead.npy")})

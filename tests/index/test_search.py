@@ -17,7 +17,7 @@ from pipeline.index.manifest import check_encoder
 from pipeline.index.search import ShardedIndex
 from pipeline.recipe import IndexSection
 from pipeline.sharded.folder import ShardFolder
-from pipeline.sharded.ids import IdMap
+from pipeline.sharded.ids import IDS, IdMap
 from tests.index.vectors import (
     ENCODER,
     brute_force,
@@ -144,12 +144,12 @@ def test_a_generation_that_cannot_be_read_is_refused(folder):
 def test_ids_of_another_number_than_vectors_are_refused(folder, tmp_path):
     """Where the checksum was made after the mistake."""
     from pipeline.index.manifest import About
-    from pipeline.index.shard import IDS, open_shard
+    from pipeline.index.shard import open_shard
 
     generation = folder.current()
     IdMap(pa.array(["a", "b"])).save(tmp_path / "short.ids.arrow")
     short = folder.add(tmp_path / "short.ids.arrow", "short.ids.arrow")
-    files = replace(generation.shards[0], files={**generation.shards[0].files, IDS: short})
+    files = replace(generation.shards["vectors"][0], files={**generation.shards["vectors"][0].files, IDS: short})
     with pytest.raises(RayrieverError, match="1,000 vectors, 2 ids"):
         open_shard(folder, files, About.of(generation.about), 1)
 

@@ -15,7 +15,7 @@ from pipeline.index.manifest import About, Effort
 from pipeline.index.shard import Shard, open_shard
 from pipeline.rankings import Hit
 from pipeline.recipe import IndexSection
-from pipeline.sharded.folder import Generation, ShardFolder
+from pipeline.sharded.folder import VECTORS, Generation, ShardFolder
 from pipeline.sharded.found import merge
 from pipeline.sharded.rows import Rows, bounds_of
 from pipeline.workspace import Workspace
@@ -69,13 +69,13 @@ def build_folder(folder: Path, vectors: builder.Vectors, spec: Spec, effort: Eff
     ]
     encoder = replace(ENCODER, dimension=spec.dimension)
     about = About(spec, "test", effort or tuning.least(spec), None, encoder, "corpus", "vectors")
-    shards.commit(Generation(1, about.values(), tuple(built)))
+    shards.commit(Generation(1, about.values(), {VECTORS: tuple(built)}))
     return shards
 
 
 def open_all(folder: ShardFolder) -> list[Shard]:
     generation = folder.current()
-    return [open_shard(folder, files, About.of(generation.about), 2) for files in generation.shards]
+    return [open_shard(folder, files, About.of(generation.about), 2) for files in generation.shards[VECTORS]]
 
 
 def search(shards: Sequence[Shard], queries: np.ndarray, k: int, **options: object) -> list[list[Hit]]:

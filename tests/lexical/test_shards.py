@@ -58,7 +58,7 @@ def test_shards_together_equal_one_bm25s_index(shards: int, tmp_path: Path, ray_
     shelf = Shelf(Recipe.model_validate(values))
     shelf.corpus(rows, {})
     with ShardedWords(words_folder(shelf)) as words:
-        assert len(words.generation.shards) == shards
+        assert len(words.generation.shards["words"]) == shards
         found = words.search(queries, 1000)
     expected = one_index(rows, queries, 1000)
     for hits, wanted in zip(found, expected, strict=True):
@@ -94,12 +94,12 @@ def test_a_damaged_part_is_refused_by_name(tmp_path: Path, ray_cluster):
     shelf = Shelf(Recipe.model_validate({"workspace": str(tmp_path), "corpus": {"path": "x"}}))
     shelf.corpus(passages(50), {})
     folder = words_folder(shelf)
-    path = Path(folder.path) / "shard-0000.data.csc.index.npy"
+    path = Path(folder.path) / "word-shard-0000.data.csc.index.npy"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     with (
         ShardedWords(folder) as words,
-        pytest.raises(RayrieverError, match=r"shard-0000.data.csc.index.npy: its checksum"),
+        pytest.raises(RayrieverError, match=r"word-shard-0000.data.csc.index.npy: its checksum"),
     ):
         words.search(["word0"], 1)

@@ -1,0 +1,39 @@
+"""What a collection says of itself in every generation: whose vectors, which words, how to fuse them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.index.manifest import About as IndexAbout
+from pipeline.lexical.stage import About as WordsAbout
+from pipeline.sharded.folder import ShardFolder
+from pipeline.workspace import Workspace
+
+FOLDER = "collections"
+DEFAULT = "live"
+
+
+@dataclass(frozen=True)
+class About:
+    """The `about` of a collection's generation."""
+
+    index: IndexAbout
+    words: WordsAbout
+    encoder: str  # name of the encoder: base, tuned or aligned
+    change: str  # what made this generation of the one before
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> About:
+        index, words = IndexAbout.of(values["index"]), WordsAbout.of(values["words"])
+        return cls(index, words, values["encoder"], values["change"])
+
+    def values(self) -> dict[str, Any]:
+        words = {"section": self.words.section, "corpus": self.words.corpus}
+        return {"index": self.index.values(), "words": words, "encoder": self.encoder, "change": self.change}
+
+
+def collection_folder(workspace: Workspace, name: str = DEFAULT) -> ShardFolder:
+    """Where a collection of a workspace lies."""
+    return ShardFolder(workspace.uri, workspace.path(FOLDER, name))

@@ -1,0 +1,233 @@
+"""A collection that changes while it is read: what is found, what is encoded, who holds what."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.collection.about import About, collection_folder
+from pipeline.collection.change import add, delete
+from pipeline.collection.compact import compact, prune
+from pipeline.collection.leases import Lease, held
+from pipeline.collection.publish import publish
+from pipeline.collection.reader import CollectionReader
+from pipeline.encoder.encode import Encoder
+from pipeline.encoder.identity import EncoderIdentity, identify
+from pipeline.encoder.model import load_model
+from pipeline.errors import RayrieverError
+from pipeline.evaluation.encoders import DenseSystem
+from pipeline.progress import Silent
+from pipeline.recipe import Recipe
+from pipeline.records import PASSAGE
+from pipeline.sharded.folder import VECTORS, ShardFolder
+from tests.artifacts import Shelf
+
+WORDS = ["dough", "yeast", "flour", "oven", "crust", "salt", "sail", "mast", "anchor", "keel", "rudder", "tide"]
+TEXTS = {f"p{n:02d}": f"{word} number {n}" for n, word in enumerate(WORDS)}
+TEXTS |= {f"x{n:02d}": f"page {n * 7919 % 1000}" for n in range(20)}
+BASE = DenseSystem("base", "index_base", None)
+
+
+def table(texts: dict[str, str]) -> pa.Table:
+    rows = [{"passage_id": i, "title": "", "text": text, "source": "test"} for i, text in texts.items()]
+    return pa.Table.from_pylist(rows, schema=PASSAGE)
+
+
+class Counting:
+    """The real encoder, and how many texts it was given."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        model = load_model(recipe.encoder)
+        self.identity: EncoderIdentity = identify(model)
+        self.encoder, self.texts = Encoder(model, "float32", 512), list[str]()
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        self.texts += texts
+        return self.encoder.encode_passages(texts)
+
+    def vectors(self, texts: Sequence[str]) -> np.ndarray:
+        return self.encoder.encode_passages(texts)
+
+
+@pytest.fixture
+def index() -> dict[str, object]:
+    return {"kind": "flat", "shards": 2}
+
+
+@pytest.fixture
+def recipe(index: dict[str, object], tmp_path: Path, tiny_encoder: Path) -> Recipe:
+    values = {
+        "workspace": str(tmp_path / "workspace"),
+        "corpus": {"path": "x"},
+        "encoder": {"model": str(tiny_encoder), "dtype": "float32", "cpus_per_actor": 1},
+        "lexical": {"shard_passages": 20},
+        "index": index,
+    }
+    return Recipe.model_validate(values)
+
+
+@pytest.fixture
+def encode(recipe: Recipe) -> Counting:
+    return Counting(recipe)
+
+
+@pytest.fixture
+def folder(recipe: Recipe, ray_cluster: None) -> ShardFolder:
+    shelf = Shelf(recipe)
+    shelf.corpus([{"passage_id": i, "title": "", "text": text} for i, text in TEXTS.items()], {})
+    shelf.words()
+    shelf.base_index()
+    publish(shelf.finished, BASE)
+    return collection_folder(shelf.workspace)
+
+
+@pytest.fixture
+def reader(folder: ShardFolder, recipe: Recipe) -> Iterator[CollectionReader]:
+    with CollectionReader(folder, recipe.index) as reader:
+        yield reader
+
+
+def nearest(reader: CollectionReader, encode: Counting, text: str, k: int = 100) -> list[str]:
+    return [hit.passage_id for hit in reader.index.search(encode.vectors([text]), k)[0]]
+
+
+def brute_force(encode: Counting, texts: dict[str, str], text: str) -> list[str]:
+    scores = encode.vectors(list(texts.values())) @ encode.vectors([text])[0]
+    return [list(texts)[place] for place in np.argsort(-scores)]
+
+
+def worded(reader: CollectionReader, text: str) -> list[str]:
+    return [hit.passage_id for hit in reader.words.search([text], 20)[0]]
+
+
+@pytest.mark.parametrize(
+    "index", [{"kind": "flat", "shards": 2}, {"kind": "ivf_pq", "shards": 2, "lists": 2, "probes": 2}]
+)
+def test_changes_are_seen_whole_after_a_refresh_and_not_before(folder, reader, recipe, encode):
+    texts = dict(TEXTS)
+    assert nearest(reader, encode, "oven number 3") == brute_force(encode, texts, "oven number 3")
+
+    new = {"p03": "harbour wall", "zz": "dough again"}
+    add(folder, table(new), encode, encode.identity)
+    assert encode.texts == list(new.values()), "only new passages are encoded"
+    assert nearest(reader, encode, "harbour wall")[0] != "p03" and worded(reader, "harbour") == []
+    assert reader.refresh() and not reader.refresh()
+    texts |= new
+    assert nearest(reader, encode, "harbour wall") == brute_force(encode, texts, "harbour wall")
+    assert len(nearest(reader, encode, "oven")) == len(texts), "the old text of p03 is gone"
+    assert worded(reader, "oven") == [] and set(worded(reader, "dough")) == {"p00", "zz"}
+    assert reader.passages(["p03", "p00", "none"]).keys() == {"p03", "p00"}
+    assert reader.passages(["p03"])["p03"]["text"] == "harbour wall"
+
+    delete(folder, ["p00", "p05", "unknown"])
+    assert reader.refresh()
+    gone = {i: text for i, text in texts.items() if i not in ("p00", "p05")}
+    assert nearest(reader, encode, "salt") == brute_force(encode, gone, "salt")
+    assert worded(reader, "dough") == ["zz"] and reader.passages(["p00"]) == {}
+
+    number = reader.generation.number
+    compacted = compact(folder, recipe, Silent())
+    assert compacted.number == number + 1 and compacted.rows(VECTORS) == len(gone)
+    assert reader.refresh()
+    assert nearest(reader, encode, "salt") == brute_force(encode, gone, "salt")
+    assert worded(reader, "harbour") == ["p03"] and reader.passages(list(texts)).keys() == gone.keys()
+    assert encode.texts == list(new.values()), "compaction encoded again"
+
+
+def test_after_compaction_scores_are_those_of_a_fresh_corpus(folder, reader, recipe, encode):
+    """Until then, new passages are scored with the frequencies of the old ones."""
+    from tests.lexical.built import Built
+
+    new = {f"n{n}": f"tide and {word}" for n, word in enumerate(WORDS)}
+    add(folder, table(new), encode, encode.identity)
+    compact(folder, recipe, Silent())
+    assert reader.refresh()
+    whole = table(TEXTS | new)
+    assert reader.words.search(["tide salt"], 30) == Built(whole, recipe.lexical).search(["tide salt"], 30)
+
+
+def test_what_a_reader_holds_is_not_deleted(folder, reader, recipe, encode):
+    first = reader.generation.number
+    compact(folder, recipe, Silent())
+    assert prune(folder, grace_s=0) == [] and held(folder) == {first}
+    assert nearest(reader, encode, "oven number 3")
+    with CollectionReader(folder, recipe.index) as late:
+        assert late.generation.number == first + 1
+        assert reader.refresh()
+        assert prune(folder, grace_s=0) == [first]
+        assert late.index.search(encode.vectors(["oven"]), 20) == reader.index.search(encode.vectors(["oven"]), 20)
+    files = {path.name for path in Path(folder.path).iterdir() if path.is_file()}
+    assert files == {file.path for file in folder.current().files()} | {f"generation-{first + 1:06d}.json"}
+
+
+def test_a_generation_stays_for_a_while_after_the_next_one_came(folder, recipe):
+    """A reader may be about to say that it holds it."""
+    compact(folder, recipe, Silent())
+    assert prune(folder) == [] and len(folder.generations()) == 2
+
+
+def test_a_reader_that_died_lets_go_after_its_lease(folder):
+    lease = Lease(folder, 1, lease_s=0.4)
+    lease._released.set()  # its process has died: nobody renews it, nobody releases it
+    assert held(folder) == {1}
+    time.sleep(0.5)
+    assert held(folder) == set() and not list(Path(folder.path, "readers").iterdir())
+
+
+def test_a_living_reader_renews_its_lease(folder):
+    with Lease(folder, 1, lease_s=0.4):
+        time.sleep(0.8)
+        assert held(folder) == {1}
+    assert held(folder) == set()
+
+
+@pytest.mark.parametrize("damage", ["vectors", "words", "manifest"])
+def test_a_broken_new_generation_is_refused_and_the_last_good_one_keeps_serving(
+    folder, reader, recipe, encode, damage: str
+):
+    before = nearest(reader, encode, "oven number 3")
+    changed = add(folder, table({"zz": "dough again"}), encode, encode.identity)
+    if damage == "manifest":
+        path = Path(folder.path) / f"generation-{changed.number:06d}.json"
+        path.write_text(path.read_text()[:100])
+    else:
+        role = {"vectors": "index", "words": "data"}[damage]
+        path = Path(folder.path) / changed.shards[damage][-1].files[role].path
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(RayrieverError, match=path.name):
+        reader.refresh()
+    assert reader.generation.number == changed.number - 1
+    assert nearest(reader, encode, "oven number 3") == before and worded(reader, "dough") == ["p00"]
+    assert held(folder) == {reader.generation.number}
+
+
+def test_another_encoder_may_not_add(folder, encode):
+    other = EncoderIdentity(**(vars(encode.identity) | {"weights": "other"}))
+    with pytest.raises(RayrieverError, match="weights"):
+        add(folder, table({"zz": "dough"}), encode, other)
+    assert encode.texts == [] and len(folder.generations()) == 1
+
+
+def test_an_id_given_twice_is_refused_before_it_is_encoded(folder, encode):
+    twice = pa.concat_tables([table({"zz": "dough"}), table({"zz": "salt"})])
+    with pytest.raises(RayrieverError, match="given twice"):
+        add(folder, twice, encode, encode.identity)
+    assert encode.texts == []
+
+
+def test_the_collection_outlives_the_artifacts_it_was_made_of(folder, recipe, encode):
+    Shelf(recipe).workspace.delete_folder("stages")
+    with CollectionReader(folder, recipe.index) as reader:
+        assert nearest(reader, encode, "oven number 3") == brute_force(encode, TEXTS, "oven number 3")
+    assert About.of(folder.current().about).encoder == "base"
+
+
+def test_two_writers_of_one_number_do_not_both_win(folder):
+    generation = folder.current()
+    with pytest.raises(RayrieverError, match="somebody else writes"):
+        folder.commit(generation)
+    assert json.loads((Path(folder.path) / "generation-000001.json").read_text())["number"] == 1

@@ -12,6 +12,7 @@ import argparse
 import itertools
 import json
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -195,6 +196,7 @@ def compare(rows: int, folder: Path) -> dict[str, Any]:
         "build": {"flat": flat_build, "ivf_pq": coarse_build},
         "flat": flat_figures,
         "ivf_pq": pq_figures,
+        "killed_shard": recovery(flat, queries[:1]),
         "ivf_pq_over_flat_memory": round(memory[0] / memory[1], 3),
         "ivf_pq_over_flat_rate": round(pq_figures["queries_per_s"]["median"] / flat_figures["top_10_queries_per_s"], 1),
     }
@@ -224,6 +226,24 @@ def compare_flat(flat: Artifact, rows: int, queries: Vectors) -> tuple[list[list
             "top_10_queries_per_s": round(rate, 1),
             "memory_mb": {"idle": before, "searching": memory.now()},
         }
+
+
+def recovery(artifact: Artifact, query: Vectors) -> dict[str, Any]:
+    """Kill the actor of a shard under a stream of single queries with a deadline; until answers are whole again."""
+    with ShardedIndex(folder_of(artifact), IndexSection(), timeout_s=0.5) as index:
+        whole = next(index.answers(query, 10)).found.hits()
+        while next(index.answers(query, 10)).partial:
+            continue
+        pid = index.shards.wait_until_ready()[0][0]
+        os.kill(pid, signal.SIGKILL)
+        killed, partial, wrong = time.perf_counter(), 0, 0
+        while True:
+            answer = next(index.answers(query, 10))
+            if not answer.partial:
+                break
+            partial += 1
+        wrong += answer.found.hits() != whole
+        return {"seconds": round(time.perf_counter() - killed, 2), "partial_answers": partial, "wrong_answers": wrong}
 
 
 def compare_coarse(coarse: Artifact, queries: Vectors, exact: list[list[str]]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from pipeline.cli import ablation, indexes, prompts, recipes, results, stages
+from pipeline.cli import ablation, collections, indexes, prompts, recipes, results, stages
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -15,3 +15,4 @@ for group in (stages, ablation, results, recipes):
     app.add_typer(group.app)
 app.add_typer(prompts.app, name="prompt")
 app.add_typer(indexes.app, name="index")
+app.add_typer(collections.app, name="collection")

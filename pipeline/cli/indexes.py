@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -13,7 +13,6 @@ from pipeline.cli.terminal import new_table, out, print_json, readable_errors, s
 from pipeline.errors import RayrieverError
 
 if TYPE_CHECKING:
-    from pipeline.evaluation.encoders import DenseSystem
     from pipeline.index.check import Quality
 
 app = typer.Typer(no_args_is_help=True, help="Look at the indexes of a finished run, and measure them.")
@@ -58,15 +57,9 @@ def info(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fals
         table = new_table("Encoder", "Kind", "Vectors", "Dimensions", "Shards", "Size", "Recall@10", "Chosen because")
         for row in rows:
             spec, recall = row["spec"], row["recall"]
-            cells = [
-                spec["kind"],
-                f"{row['vectors']:,}",
-                str(spec["dimension"]),
-                str(row["shards"]),
-                size(row["bytes"]),
-            ]
+            counts = [f"{number:,}" for number in (row["vectors"], spec["dimension"], row["shards"])]
             shown = "exact" if spec["kind"] == "flat" else f"{recall:.3f}"
-            table.add_row(row["encoder"], *cells, shown, escape(row["why"]))
+            table.add_row(row["encoder"], spec["kind"], *counts, size(row["bytes"]), shown, escape(row["why"]))
         out.print(table)
 
 
@@ -83,29 +76,18 @@ def check(
     Queries are those of the dev and test splits, or the run's others where there are none.
     """
     with readable_errors():
+        from pipeline.collection.operate import system_of
         from pipeline.mining.quality import check as measure
         from pipeline.recipe import load_recipe
 
         finished = finished_artifacts_of(recipe, overrides)
-        system = _chosen(finished, encoder, recipe)
+        system = system_of(finished, encoder)
         model = system.model(finished)
         found = measure(load_recipe(recipe, overrides), finished[system.index], model, finished["queries"], queries)
         if as_json:
             print_json({"encoder": system.name, **asdict(found)})
         else:
             _show(system.name, found)
-
-
-def _chosen(finished: dict[str, Any], encoder: str | None, recipe: str) -> DenseSystem:
-    from pipeline.evaluation.encoders import dense_systems
-
-    systems = {system.name: system for system in dense_systems(finished)}
-    if not systems or "queries" not in finished:
-        raise RayrieverError(f"index: none is finished. First: rayriever run {recipe} --until index_base")
-    name = encoder or list(systems)[-1]
-    if name not in systems:
-        raise RayrieverError(f"index: there is none of the encoder {name!r}, only of {', '.join(systems)}.")
-    return systems[name]
 
 
 def _show(encoder: str, found: Quality) -> None:

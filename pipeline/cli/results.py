@@ -127,6 +127,36 @@ def answers(
             out.print(f"{written:,} answers written to {escape(path)}.", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def hits(
+    recipe: RecipePath,
+    path: Annotated[str, typer.Option("--out", metavar="FILE", help="TREC run to write; .gz compresses it.")],
+    stage: Annotated[
+        str, typer.Option("--stage", metavar="STAGE", help="evaluate, mine, preferences, or one of a round.")
+    ] = "evaluate",
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the hits that a finished stage found as a TREC run."""
+    with readable_errors():
+        from pyarrow.parquet import read_table
+
+        from pipeline.evaluation.trec import to_run
+        from pipeline.export import new_file
+
+        artifact = finished_artifacts_of(recipe, overrides).get(stage)
+        if artifact is None or "hits" not in artifact.manifest.tables:
+            raise RayrieverError(f"hits: stage {stage!r} is not finished, or found none. First: rayriever run {recipe}")
+        with new_file(path) as stream:
+            for part in artifact.parts("hits"):
+                stream.write(to_run(read_table(part, filesystem=artifact.workspace.filesystem)))
+        rows = artifact.rows("hits")
+        if as_json:
+            print_json({"rows": rows})
+        else:
+            out.print(f"{rows:,} hits written to {escape(path)}.", highlight=False, soft_wrap=True)
+
+
 def _shown(hit: Any) -> str:
     text = " ".join(hit.text.split())
     return f"[bold]{escape(hit.title or hit.passage_id)}[/] {hit.score:.3f}\n{escape(text[:110])}"

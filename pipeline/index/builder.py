@@ -54,7 +54,7 @@ def train(vectors: Vectors, spec: Spec, folder: ShardFolder, name: str = TRAINED
     index.train(sample)
     with folder.scratch() as scratch:
         path = scratch / "trained.faiss"
-        faiss.write_index(index, str(path))
+        _write(index, path)
         return folder.note(name, folder.add_shard(0, name, {INDEX: path}))
 
 
@@ -104,7 +104,7 @@ def _shard(
     index = _empty(spec, trained, folder)
     _fill(index, vectors, spec)
     files = {INDEX: scratch / "shard.faiss", IDS: scratch / "shard.ids.arrow"}
-    faiss.write_index(index, str(files[INDEX]))
+    _write(index, files[INDEX])
     IdMap(ids).save(files[IDS])
     if spec.keeps_vectors:
         files[VECTORS] = scratch / _SPILLED
@@ -145,6 +145,13 @@ def _matrix(piece: pa.Table) -> npt.NDArray[np.float32]:
     chunks = [chunk.flatten().to_numpy() for chunk in piece["vector"].chunks]
     matrix: npt.NDArray[np.float32] = np.concatenate(chunks).reshape(piece.num_rows, -1)
     return matrix
+
+
+def _write(index: faiss.Index, path: Path) -> None:
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as error:  # FAISS's way to say that the disk is full
+        raise OSError(str(error)) from error
 
 
 def _empty(spec: Spec, trained: File | None, folder: ShardFolder) -> faiss.Index:

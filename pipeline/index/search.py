@@ -25,7 +25,7 @@ Vectors = npt.NDArray[np.float32]
 
 # Queries sent to the shards at once: enough for the matrix products of FAISS, few enough for their hits in memory.
 _BATCH = 1024
-MOST_HITS = 1000
+MOST_HITS = 2048
 
 
 def folder_of(artifact: Artifact) -> ShardFolder:

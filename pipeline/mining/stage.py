@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.corpus.duplicates import representatives
+from pipeline.mining.hits import search_all
 from pipeline.mining.negatives import mine, search_depth
-from pipeline.mining.search import Search, open_search
+from pipeline.rankings import Hit
 from pipeline.recipe import NegativesSection, Recipe
 from pipeline.records import NEGATIVE
 from pipeline.stage import Estimate, StageContext
 
-# Queries searched together: bounds the memory for their hits, up to a thousand each.
-_BLOCK = 2048
-
 
 def run(ctx: StageContext) -> None:
-    """Write table `negatives`: up to `per_query` passages for every train query with a labelled positive.
+    """Write tables `hits` and `negatives`: up to `per_query` passages for every train query with a labelled positive.
 
     The hits are the base encoder's or, in a later round, those of the encoder that the round before has trained.
     """
@@ -33,9 +31,15 @@ def run(ctx: StageContext) -> None:
     if not labelled:
         ctx.out.table("negatives", NEGATIVE.empty_table(), NEGATIVE)
         return
-    model = ctx.inputs["distill"].directory("model") if "distill" in ctx.inputs else None
-    with open_search(ctx.recipe, ctx.inputs["index_tuned" if model else "index_base"], model) as search:
-        ctx.out.table("negatives", _blocks(ctx, search, labelled, texts, positives), NEGATIVE)
+    section = ctx.recipe.negatives
+    assert section is not None, "there is no mine stage without the section"
+    tuned = "distill" in ctx.inputs
+    depth = search_depth(section, max(len(positives[query_id]) for query_id in labelled))
+    asked = {query_id: texts[query_id] for query_id in labelled}
+    found = search_all(ctx, "index_tuned" if tuned else "index_base", "distill" if tuned else None, asked, depth)
+    same = representatives(ctx.inputs["corpus"].table("duplicates"))
+    parts = (_mined(ctx, hits, positives, same, section) for hits in found)
+    ctx.out.table("negatives", parts, NEGATIVE)
 
 
 def _positives(ctx: StageContext) -> dict[str, set[str]]:
@@ -47,36 +51,17 @@ def _positives(ctx: StageContext) -> dict[str, set[str]]:
     return dict(positives)
 
 
-def _blocks(
+def _mined(
     ctx: StageContext,
-    search: Search,
-    query_ids: Sequence[str],
-    texts: Mapping[str, str],
-    positives: Mapping[str, set[str]],
-) -> Iterator[pa.Table]:
-    """Rows of `records.NEGATIVE` of one block of queries after another."""
-    section = ctx.recipe.negatives
-    assert section is not None, "there is no mine stage without the section"
-    same = representatives(ctx.inputs["corpus"].table("duplicates"))
-    for start in range(0, len(query_ids), _BLOCK):
-        block = {query_id: positives[query_id] for query_id in query_ids[start : start + _BLOCK]}
-        yield _mine_block(ctx, search, texts, block, same, section)
-        ctx.progress.update("queries mined", start + len(block), len(query_ids))
-
-
-def _mine_block(
-    ctx: StageContext,
-    search: Search,
-    texts: Mapping[str, str],
+    found: Mapping[str, Sequence[Hit]],
     positives: Mapping[str, set[str]],
     same: Mapping[str, str],
     section: NegativesSection,
 ) -> pa.Table:
-    depth = search_depth(section, max(map(len, positives.values())))
-    found = search([texts[query_id] for query_id in positives], depth)
+    """Rows of `records.NEGATIVE` of the queries in `found`."""
     rows = []
-    for (query_id, known), hits in zip(positives.items(), found, strict=True):
-        negatives, dropped = mine(hits, known, same, section)
+    for query_id, hits in found.items():
+        negatives, dropped = mine(hits, positives[query_id], same, section)
         ctx.out.outcomes.update(dropped)
         ctx.out.outcomes["queries_mined" if negatives else "queries_without_negative"] += 1
         rows += [{"query_id": query_id, **negative._asdict()} for negative in negatives]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.corpus.duplicates import representatives
-from pipeline.mining.search import search_index
+from pipeline.mining.hits import search_all
 from pipeline.rankings import Hit
 from pipeline.records import full_text
 from pipeline.stage import StageContext
@@ -20,11 +20,9 @@ def top_hits(ctx: StageContext, queries: Mapping[str, str], top_k: int) -> dict[
     if not queries:
         return {}
     same = representatives(ctx.inputs["corpus"].table("duplicates"))
-    model = ctx.inputs["distill"].directory("model")
-    index, texts = ctx.inputs["index_tuned"], list(queries.values())
-    found = search_index(ctx.recipe, index, model, texts, top_k, ctx.progress)
     candidates = {}
-    for query_id, hits in zip(queries, found, strict=True):
+    found = search_all(ctx, "index_tuned", "distill", queries, top_k)
+    for query_id, hits in (each for part in found for each in part.items()):
         distinct: dict[str, Hit] = {}
         for hit in hits:
             distinct.setdefault(same.get(hit.passage_id, hit.passage_id), hit)

@@ -1,6 +1,8 @@
 """A collection that changes while it is read: what is found, what is encoded, who holds what."""
 
 import json
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,17 +26,22 @@ from pipeline.progress import Silent
 from pipeline.recipe import Recipe
 from pipeline.records import PASSAGE
 from pipeline.sharded.folder import VECTORS, ShardFolder
+from pipeline.workspace import Workspace
 from tests.artifacts import Shelf
 
 WORDS = ["dough", "yeast", "flour", "oven", "crust", "salt", "sail", "mast", "anchor", "keel", "rudder", "tide"]
 TEXTS = {f"p{n:02d}": f"{word} number {n}" for n, word in enumerate(WORDS)}
 TEXTS |= {f"x{n:02d}": f"page {n * 7919 % 1000}" for n in range(20)}
+FLAT: dict[str, object] = {"kind": "flat", "shards": 2}
 BASE = DenseSystem("base", "index_base", None)
 
 
 def table(texts: dict[str, str]) -> pa.Table:
     rows = [{"passage_id": i, "title": "", "text": text, "source": "test"} for i, text in texts.items()]
     return pa.Table.from_pylist(rows, schema=PASSAGE)
+
+
+_MADE: dict[str, Path] = {}
 
 
 class Counting:
@@ -55,7 +62,7 @@ class Counting:
 
 @pytest.fixture
 def index() -> dict[str, object]:
-    return {"kind": "flat", "shards": 2}
+    return FLAT
 
 
 @pytest.fixture
@@ -76,13 +83,20 @@ def encode(recipe: Recipe) -> Counting:
 
 
 @pytest.fixture
-def folder(recipe: Recipe, ray_cluster: None) -> ShardFolder:
-    shelf = Shelf(recipe)
-    shelf.corpus([{"passage_id": i, "title": "", "text": text} for i, text in TEXTS.items()], {})
-    shelf.words()
-    shelf.base_index()
-    publish(shelf.finished, BASE)
-    return collection_folder(shelf.workspace)
+def folder(recipe: Recipe, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> ShardFolder:
+    """A published collection; made once for each kind of index, and copied."""
+    kind = recipe.index.kind
+    if kind not in _MADE:
+        made = recipe.model_copy(update={"workspace": str(tmp_path_factory.mktemp("made"))})
+        shelf = Shelf(made)
+        shelf.corpus([{"passage_id": i, "title": "", "text": text} for i, text in TEXTS.items()], {})
+        shelf.words()
+        shelf.base_index()
+        publish(shelf.finished, BASE)
+        shelf.workspace.delete_folder("stages")  # a collection outlives what it was made of
+        _MADE[kind] = Path(made.workspace)
+    shutil.copytree(_MADE[kind], recipe.workspace)
+    return collection_folder(Workspace(recipe.workspace))
 
 
 @pytest.fixture
@@ -104,9 +118,7 @@ def worded(reader: CollectionReader, text: str) -> list[str]:
     return [hit.passage_id for hit in reader.words.search([text], 20)[0]]
 
 
-@pytest.mark.parametrize(
-    "index", [{"kind": "flat", "shards": 2}, {"kind": "ivf_pq", "shards": 2, "lists": 2, "probes": 2}]
-)
+@pytest.mark.parametrize("index", [FLAT, FLAT | {"kind": "ivf_pq", "lists": 2, "probes": 2}])
 def test_changes_are_seen_whole_after_a_refresh_and_not_before(folder, reader, recipe, encode):
     texts = dict(TEXTS)
     assert nearest(reader, encode, "oven number 3") == brute_force(encode, texts, "oven number 3")
@@ -219,10 +231,7 @@ def test_an_id_given_twice_is_refused_before_it_is_encoded(folder, encode):
     assert encode.texts == []
 
 
-def test_the_collection_outlives_the_artifacts_it_was_made_of(folder, recipe, encode):
-    Shelf(recipe).workspace.delete_folder("stages")
-    with CollectionReader(folder, recipe.index) as reader:
-        assert nearest(reader, encode, "oven number 3") == brute_force(encode, TEXTS, "oven number 3")
+def test_the_collection_says_whose_it_is(folder):
     assert About.of(folder.current().about).encoder == "base"
 
 
@@ -231,3 +240,29 @@ def test_two_writers_of_one_number_do_not_both_win(folder):
     with pytest.raises(RayrieverError, match="somebody else writes"):
         folder.commit(generation)
     assert json.loads((Path(folder.path) / "generation-000001.json").read_text())["number"] == 1
+
+
+def test_a_full_disk_is_said_and_costs_no_generation(folder, recipe, encode, tmp_path):
+    """Half a shard, or a manifest that names one, would be worse than no change."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(small)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no right to mount a small file system")
+    try:
+        shutil.copytree(recipe.workspace, small / "workspace")
+        there = collection_folder(Workspace(str(small / "workspace")))
+        with CollectionReader(there, recipe.index) as reader:
+            filler = small / "filler"
+            free = shutil.disk_usage(small).free
+            for left in (0, 8_000, 30_000):
+                filler.write_bytes(b"x" * max(0, free - left - 4096))
+                with pytest.raises(RayrieverError, match="disk is full"):
+                    add(there, table({f"n{n:04d}": f"page {n} of many" for n in range(900)}), encode, encode.identity)
+                assert not reader.refresh() and there.generations() == [1]
+                assert nearest(reader, encode, "oven number 3") == brute_force(encode, TEXTS, "oven number 3")
+            filler.unlink()
+            add(there, table({"zz": "dough again"}), encode, encode.identity)
+            assert reader.refresh() and worded(reader, "dough") == ["p00", "zz"]
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)

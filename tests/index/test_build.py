@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 
@@ -149,3 +151,30 @@ def test_a_killed_build_goes_on_with_the_missing_shards(tmp_path: Path, ray_clus
         with ShardedIndex(folder_of(artifact), IndexSection()) as index:
             results.append(index.search(queries, 20))
     assert results[0] == results[1]
+
+
+@pytest.mark.slow
+def test_a_killed_builder_is_started_again_by_ray(tmp_path: Path, ray_cluster):
+    """A task that loses its process runs once more; no shard may be left out or built of the wrong rows."""
+    vectors = mixture(60_000, 64, 0)
+    source = encoded(str(tmp_path), vectors)
+    killed: list[int] = []
+
+    def kill() -> None:
+        deadline = time.monotonic() + 60
+        while not killed and time.monotonic() < deadline:
+            for process in psutil.process_iter(["cmdline"]):
+                if process.info["cmdline"] and process.info["cmdline"][0] == "ray::build":
+                    process.kill()
+                    killed.append(process.pid)
+                    return
+            time.sleep(0.002)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    artifact = build(source, kind="flat", shards=4)
+    killer.join()
+    assert killed
+    queries = mixture(30, 64, 5)
+    with ShardedIndex(folder_of(artifact), IndexSection()) as index:
+        assert ids_of(index.search(queries, 10)) == brute_force(vectors, shuffled_ids(60_000), queries, 10)

@@ -172,7 +172,7 @@ def test_bad_queries_are_refused_before_they_reach_a_shard(folder, ray_cluster):
         for queries, k, message in (
             (mixture(1, 8, 0), 10, "48 dimensions, the query has 8"),
             (np.full((1, DIMENSION), np.inf, np.float32), 10, "query is not finite"),
-            (mixture(1, DIMENSION, 0), 1001, "top-K is 1001"),
+            (mixture(1, DIMENSION, 0), 2049, "top-K is 2049"),
         ):
             with pytest.raises(RayrieverError, match=message):
                 index.search(queries, k)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from pipeline.mining import stage
+from pipeline.mining import hits, stage
+from pipeline.rankings import from_table
 from pipeline.recipe import Recipe
 from tests.artifacts import Shelf
 from tests.small_run import recipe_values
@@ -47,12 +48,14 @@ def expected(encoder: Path) -> dict[str, list[str]]:
 
 def test_mined_negatives_are_those_of_one_exact_ranking(shelf: Shelf, tiny_encoder: Path, monkeypatch):
     """Three blocks of queries, two shards: neither may change what is mined, and no query may be lost between them."""
-    monkeypatch.setattr(stage, "_BLOCK", 2)
+    monkeypatch.setattr(hits, "_SLICE", 2)
     mined = shelf.run("mine", stage.run, ["corpus", "queries", "index_base"])
     rows = mined.table("negatives").to_pylist()
     wanted = expected(tiny_encoder)
     found = {query_id: [row["passage_id"] for row in rows if row["query_id"] == query_id] for query_id in wanted}
     assert found == wanted and sum(map(len, wanted.values())) == len(rows) > 0
+    kept = from_table(mined.table("hits"), "index_base")
+    assert list(kept) == sorted(wanted), "the hits that negatives were chosen from"
     outcomes = mined.manifest.outcomes
     assert outcomes["queries_without_positive"] == 2, "q2 is judged irrelevant only, q4 not at all"
     assert outcomes["queries_mined"] == sum(bool(ids) for ids in wanted.values())

@@ -45,7 +45,7 @@ def info(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fals
                     "vectors": generation.rows(VECTORS),
                     "bytes": generation.bytes,
                     "shards": len(generation.shards[VECTORS]),
-                    **{name: value for name, value in asdict(about).items() if name != "encoder"},
+                    **{name: asdict(about)[name] for name in ("spec", "why", "effort", "recall", "metric")},
                     "made_by": asdict(about.encoder),
                 }
             )

@@ -83,10 +83,6 @@ class ShardActors:
         with self._explained():
             return [ray.get([each.ready.remote() for each in replicas]) for replicas in self.actors]
 
-    def search(self, queries: Any, k: int, **options: Any) -> Answer:
-        """Ask every shard about one batch; every shard answers, or is named as missing."""
-        return self._collect(self._ask(queries, k, options), len(queries), k)
-
     def search_all(self, batches: Iterable[Any], k: int, **options: Any) -> Iterator[Answer]:
         """Ask about batch after batch, the next one being searched while this one is merged."""
         waiting: list[tuple[list[Any], int]] = []

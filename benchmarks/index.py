@@ -13,9 +13,11 @@ import itertools
 import json
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -26,7 +28,6 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 import pyarrow as pa
-import ray
 
 from pipeline import records
 from pipeline.encoder.identity import EncoderIdentity
@@ -34,7 +35,8 @@ from pipeline.index.build import build_index
 from pipeline.index.search import ShardedIndex, folder_of
 from pipeline.index.tuning import recall
 from pipeline.progress import Silent
-from pipeline.recipe import IndexSection, Recipe
+from pipeline.ray_session import ensure_ray
+from pipeline.recipe import IndexSection, RaySection, Recipe
 from pipeline.sharded.folder import VECTORS
 from pipeline.stage import StageContext
 from pipeline.workspace import Artifact, ArtifactWriter, Workspace
@@ -231,19 +233,16 @@ def compare_flat(flat: Artifact, rows: int, queries: Vectors) -> tuple[list[list
 def recovery(artifact: Artifact, query: Vectors) -> dict[str, Any]:
     """Kill the actor of a shard under a stream of single queries with a deadline; until answers are whole again."""
     with ShardedIndex(folder_of(artifact), IndexSection(), timeout_s=0.5) as index:
-        whole = next(index.answers(query, 10)).found.hits()
-        while next(index.answers(query, 10)).partial:
-            continue
+        while (answer := next(index.answers(query, 10))).partial:
+            continue  # still opening
+        whole = answer.found.hits()
         pid = index.shards.wait_until_ready()[0][0]
         os.kill(pid, signal.SIGKILL)
-        killed, partial, wrong = time.perf_counter(), 0, 0
-        while True:
-            answer = next(index.answers(query, 10))
-            if not answer.partial:
-                break
+        killed, partial = time.perf_counter(), 0
+        while (answer := next(index.answers(query, 10))).partial:
             partial += 1
-        wrong += answer.found.hits() != whole
-        return {"seconds": round(time.perf_counter() - killed, 2), "partial_answers": partial, "wrong_answers": wrong}
+        seconds = round(time.perf_counter() - killed, 2)
+        return {"seconds": seconds, "partial_answers": partial, "wrong": answer.found.hits() != whole}
 
 
 def compare_coarse(coarse: Artifact, queries: Vectors, exact: list[list[str]]) -> dict[str, Any]:
@@ -299,8 +298,8 @@ def main() -> None:
     arguments = parser.parse_args()
     default = "100000,300000,1000000,3000000" if arguments.growth else "100000,1000000"
     sizes = [int(size) for size in (arguments.sizes or default).split(",")]
-    ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=False, log_to_driver=False)
-    with tempfile.TemporaryDirectory(prefix="rayriever-index-") as temporary:
+    ensure_ray(RaySection())
+    with redirect_stdout(sys.stderr), tempfile.TemporaryDirectory(prefix="rayriever-index-") as temporary:
         folder = Path(arguments.folder or temporary)
         result = growth(sizes, folder) if arguments.growth else [compare(size, folder) for size in sizes]
     print(json.dumps(result, indent=1 if arguments.json else None))

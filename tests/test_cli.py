@@ -13,6 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from pipeline.cli import app
+from pipeline.cli.terminal import out, print_json, readable_errors
 from pipeline.llm.responses import Answer, to_table
 from pipeline.llm.store import Ledger, ResponseStore
 from pipeline.workspace import Workspace
@@ -220,3 +221,14 @@ def test_plan_and_status_say_what_it_costs(folder: Path):
     assert json.loads(only.stdout) == {"rows": 1} and questions.exists()
     assert "none for 'verdicts', only for question" in failed("answers", path, "--for", "verdicts", "--out", "x")
     assert "budget.max_cost needs price" in failed("plan", recipe(folder, llm={"budget": {"max_cost": 5}}))
+
+
+def test_what_libraries_print_does_not_get_between_the_results(capsys: pytest.CaptureFixture[str]):
+    """Ray prints "(raylet) a worker died" to stdout: `--json` would be no JSON."""
+    with readable_errors():
+        print("(raylet) a worker died")
+        print_json({"rows": 1})
+        out.print("a table")
+    shown = capsys.readouterr()
+    assert json.loads(shown.out.replace("a table", "")) == {"rows": 1} and "a table" in shown.out
+    assert "raylet" in shown.err

@@ -74,17 +74,19 @@ def test_mined_hits_leave_as_a_trec_run(recipe: str, tmp_path: Path):
 
 def test_a_collection_from_publishing_to_compaction(recipe: str, tmp_path: Path):
     assert "collection publish" in failed("collection", "info", recipe)
-    assert shown("collection", "publish", recipe)["rows"] == 40
+    assert shown("collection", "publish", recipe)["passages"] == 40
     rows = [
         {"_id": "bread-0", "title": "", "text": "a new text about dough and nothing else"},
         {"_id": "new", "title": "", "text": "something about a lighthouse on the coast"},
     ]
     (tmp_path / "new.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert shown("collection", "add", recipe, str(tmp_path / "new.jsonl"))["rows"] == 42
+    assert shown("collection", "add", recipe, str(tmp_path / "new.jsonl"))["passages"] == 41
     (tmp_path / "ids.txt").write_text("boats-1\nboats-2\n\n")
     assert shown("collection", "delete", recipe, "bread-1", f"@{tmp_path / 'ids.txt'}")["generation"] == 3
     compacted = shown("collection", "compact", recipe)
-    assert (compacted["generation"], compacted["rows"], compacted["change"]) == (4, 38, "compacted")
+    assert (compacted["generation"], compacted["passages"], compacted["change"]) == (4, 38, "compacted")
+    assert shown("collection", "delete", recipe, "unknown")["generation"] == 4
+    assert shown("collection", "prune", recipe) == {"deleted": []}, "a minute has not gone by"
     generations = shown("collection", "info", recipe)
     assert [each["generation"] for each in generations][-1] == 4 and generations[0]["encoder"] == "tuned"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipeline.cli.options import AsJson, Overrides, RecipePath
-from pipeline.cli.terminal import err, new_table, out, readable_errors
+from pipeline.cli.terminal import err, new_table, out, print_text, readable_errors
 
 app = typer.Typer()
 
@@ -38,7 +37,7 @@ def ablate(
         with Bars(err) as listener:
             result = run_arms(loaded, listener, lambda text: err.print(escape(text), soft_wrap=True), arms or [])
         if as_json:
-            sys.stdout.write(result.to_json())
+            print_text(result.to_json())
         else:
             show_ablation(result)
             out.print(f"Report: {loaded.workspace}/ablation.md", highlight=False, soft_wrap=True)

@@ -11,7 +11,7 @@ from pipeline.cli.options import AsJson, Overrides, RecipePath, finished_artifac
 from pipeline.cli.terminal import err, new_table, out, print_json, readable_errors, size
 
 if TYPE_CHECKING:
-    from pipeline.sharded.folder import Generation
+    from pipeline.sharded.folder import Generation, ShardFolder
 
 app = typer.Typer(no_args_is_help=True, help="Publish what a run made, and add or delete passages afterwards.")
 
@@ -32,11 +32,13 @@ def publish(
 ) -> None:
     """Make a collection of the finished run, or replace what it holds by a newer one."""
     with readable_errors():
+        from pipeline.collection.about import collection_folder
         from pipeline.collection.operate import system_of
         from pipeline.collection.publish import publish as publish_run
 
         finished = finished_artifacts_of(recipe, overrides)
-        _show(publish_run(finished, system_of(finished, encoder), name), as_json)
+        generation = publish_run(finished, system_of(finished, encoder), name)
+        _show(collection_folder(finished["corpus"].workspace, name), generation, as_json)
 
 
 @app.command()
@@ -49,11 +51,12 @@ def add(
 ) -> None:
     """Add passages; those whose ids are there already are replaced. Only these are encoded."""
     with readable_errors():
-        from pipeline.collection.operate import add_file
+        from pipeline.collection.operate import add_file, opened
         from pipeline.recipe import load_recipe
 
         loaded = load_recipe(recipe, overrides)
-        _show(add_file(loaded, finished_artifacts_of(recipe, overrides), path, name), as_json)
+        changed = add_file(loaded, finished_artifacts_of(recipe, overrides), path, name)
+        _show(opened(loaded, name), changed, as_json)
 
 
 @app.command()
@@ -70,15 +73,19 @@ def delete(
         from pipeline.collection.operate import ids_of, opened
         from pipeline.recipe import load_recipe
 
-        _show(delete_passages(opened(load_recipe(recipe, overrides), name), ids_of(ids)), as_json)
+        folder = opened(load_recipe(recipe, overrides), name)
+        changed = delete_passages(folder, ids_of(ids))
+        if changed is None and not as_json:
+            out.print("None of these is there: nothing to delete.")
+            return
+        _show(folder, changed or folder.current(), as_json)
 
 
 @app.command()
 def compact(recipe: RecipePath, overrides: Overrides = None, name: Name = _LIVE, as_json: AsJson = False) -> None:
-    """Write the collection anew without what was deleted, and delete generations that nobody reads."""
+    """Write the collection anew without what was deleted. The old generation goes with the next `prune`."""
     with readable_errors():
         from pipeline.collection.compact import compact as write_anew
-        from pipeline.collection.compact import prune
         from pipeline.collection.operate import opened
         from pipeline.progress_bar import Bars
         from pipeline.recipe import load_recipe
@@ -86,9 +93,22 @@ def compact(recipe: RecipePath, overrides: Overrides = None, name: Name = _LIVE,
         loaded = load_recipe(recipe, overrides)
         folder = opened(loaded, name)
         with Bars(err) as listener:
-            generation = write_anew(folder, loaded, listener)
-        prune(folder)
-        _show(generation, as_json)
+            _show(folder, write_anew(folder, loaded, listener), as_json)
+
+
+@app.command()
+def prune(recipe: RecipePath, overrides: Overrides = None, name: Name = _LIVE, as_json: AsJson = False) -> None:
+    """Delete generations that nobody reads, a minute after the next one came, and leftovers of failed changes."""
+    with readable_errors():
+        from pipeline.collection.compact import prune as delete_old
+        from pipeline.collection.operate import opened
+        from pipeline.recipe import load_recipe
+
+        deleted = delete_old(opened(load_recipe(recipe, overrides), name))
+        if as_json:
+            print_json({"deleted": deleted})
+        else:
+            out.print(f"{len(deleted):,} generations deleted.")
 
 
 @app.command()
@@ -102,22 +122,23 @@ def info(recipe: RecipePath, overrides: Overrides = None, name: Name = _LIVE, as
         folder = opened(load_recipe(recipe, overrides), name)
         reading = held(folder)
         rows = [
-            _row(folder.generation(number)) | {"read": number in reading, "folder": folder.path}
+            _row(folder, folder.generation(number)) | {"read": number in reading, "folder": folder.path}
             for number in folder.generations()
         ]
         if as_json:
             print_json(rows)
             return
-        table = new_table("Generation", "Change", "Encoder", "Rows", "Shards", "Size", "Read")
+        table = new_table("Generation", "Change", "Encoder", "Passages", "Shards", "Size", "Read")
         for row in rows:
-            counts = [f"{row['rows']:,}", f"{row['shards']:,}", size(row["bytes"])]
+            counts = [f"{row['passages']:,}", f"{row['shards']:,}", size(row["bytes"])]
             read = "yes" if row["read"] else ""
             table.add_row(str(row["generation"]), escape(row["change"]), row["encoder"], *counts, read)
         out.print(table)
 
 
-def _row(generation: Generation) -> dict[str, Any]:
+def _row(folder: ShardFolder, generation: Generation) -> dict[str, Any]:
     from pipeline.collection.about import About
+    from pipeline.collection.passages import living
     from pipeline.sharded.folder import VECTORS
 
     about = About.of(generation.about)
@@ -125,15 +146,16 @@ def _row(generation: Generation) -> dict[str, Any]:
         "generation": generation.number,
         "change": about.change,
         "encoder": about.encoder,
-        "rows": generation.rows(VECTORS),
+        "passages": living(folder, generation),
         "shards": len(generation.shards[VECTORS]),
         "bytes": generation.bytes,
     }
 
 
-def _show(generation: Generation, as_json: bool) -> None:
-    row = _row(generation)
+def _show(folder: ShardFolder, generation: Generation, as_json: bool) -> None:
+    row = _row(folder, generation)
     if as_json:
         print_json(row)
     else:
-        out.print(f"Generation {row['generation']}: {row['change']}. {row['rows']:,} rows in {row['shards']:,} shards.")
+        holds = f"{row['passages']:,} passages in {row['shards']:,} shards"
+        out.print(f"Generation {row['generation']}: {row['change']}. {holds}.")

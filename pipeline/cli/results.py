@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.cli.options import AsJson, Overrides, RecipePath, finished_artifacts_of
-from pipeline.cli.terminal import new_table, out, print_json, readable_errors
+from pipeline.cli.terminal import new_table, out, print_json, print_text, readable_errors
 from pipeline.errors import RayrieverError
 
 app = typer.Typer()
@@ -26,7 +25,7 @@ def report(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fa
             raise RayrieverError(f"report: not there yet. First: rayriever run {recipe}")
         loaded = load_report(artifact)
         if as_json:
-            sys.stdout.write(loaded.to_json())
+            print_text(loaded.to_json())
         else:
             show_report(loaded)
 

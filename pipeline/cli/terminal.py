@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import typer
@@ -26,8 +26,13 @@ def new_table(first: str, *others: str, title: str | None = None) -> Table:
     return Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
+def print_text(text: str) -> None:
+    """A result as it is."""
+    out.file.write(text)
+
+
 def print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    print_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def size(count: float) -> str:
@@ -39,9 +44,18 @@ def size(count: float) -> str:
 
 
 @contextmanager
+def _results_alone_on_stdout() -> Iterator[None]:
+    """Ray prints its warnings wherever stdout is; between them, nobody could parse what `--json` prints."""
+    out.file = sys.stdout
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+@contextmanager
 def readable_errors() -> Iterator[None]:
     try:
-        yield
+        with _results_alone_on_stdout():
+            yield
     except RayrieverError as error:
         err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None

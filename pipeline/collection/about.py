@@ -22,16 +22,23 @@ class About:
     index: IndexAbout
     words: WordsAbout
     encoder: str  # name of the encoder: base, tuned or aligned
+    fusion: dict[str, Any] | None  # as release.json says; None where the run did not evaluate this encoder
     change: str  # what made this generation of the one before
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> About:
         index, words = IndexAbout.of(values["index"]), WordsAbout.of(values["words"])
-        return cls(index, words, values["encoder"], values["change"])
+        return cls(index, words, values["encoder"], values["fusion"], values["change"])
 
     def values(self) -> dict[str, Any]:
         words = {"section": self.words.section, "corpus": self.words.corpus}
-        return {"index": self.index.values(), "words": words, "encoder": self.encoder, "change": self.change}
+        return {
+            "index": self.index.values(),
+            "words": words,
+            "encoder": self.encoder,
+            "fusion": self.fusion,
+            "change": self.change,
+        }
 
 
 def collection_folder(workspace: Workspace, name: str = DEFAULT) -> ShardFolder:

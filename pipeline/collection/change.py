@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.collection.about import About
-from pipeline.collection.passages import write_shard
-from pipeline.collection.publish import next_number
+from pipeline.collection.passages import living, write_shard
+from pipeline.collection.publish import new_prefix, next_number
 from pipeline.encoder.identity import EncoderIdentity
 from pipeline.errors import RayrieverError
 from pipeline.index.builder import TRAINED, build_from
@@ -43,12 +43,13 @@ def add(folder: ShardFolder, passages: pa.Table, encode: Encode, encoder: Encode
     if not passages.num_rows:
         return current
     number = next_number(folder)
-    name = f"{number:06d}-added"
+    prefix = new_prefix(number)
+    name = f"{prefix}added"
     texts = list(map(full_text, passages["title"].to_pylist(), passages["text"].to_pylist()))
     spec, trained = about.index.spec, current.extra.get(TRAINED)
     vectors = build_from(ids, encode(texts), spec, trained, folder, f"{name}-vectors")
     words = _word_shard(folder, current, about, ids, texts, f"{name}-words")
-    kept = _without(folder, current, ids.to_pylist(), number)
+    kept = _without(folder, current, ids.to_pylist(), prefix)
     shards = {
         VECTORS: (*kept[VECTORS], vectors),
         WORDS: (*kept[WORDS], words),
@@ -57,14 +58,19 @@ def add(folder: ShardFolder, passages: pa.Table, encode: Encode, encoder: Encode
     return _commit(folder, current, number, shards, about, f"{passages.num_rows:,} passages added or replaced")
 
 
-def delete(folder: ShardFolder, passage_ids: Sequence[str]) -> Generation:
-    """Delete passages; ids that are not there are no error. Their rows stay on disk until `compact`."""
+def delete(folder: ShardFolder, passage_ids: Sequence[str]) -> Generation | None:
+    """Delete passages; ids that are not there are no error, and without any other nothing changes (None).
+
+    Their rows stay on disk until `compact`.
+    """
     current = folder.current()
     number = next_number(folder)
-    shards = _without(folder, current, passage_ids, number)
+    shards = _without(folder, current, passage_ids, new_prefix(number))
     if shards == dict(current.shards):
-        return current
-    return _commit(folder, current, number, shards, About.of(current.about), f"{len(passage_ids):,} ids deleted")
+        return None
+    changed = Generation(number, current.about, shards, current.extra)
+    gone = living(folder, current) - living(folder, changed)
+    return _commit(folder, current, number, shards, About.of(current.about), f"{gone:,} passages deleted")
 
 
 def _word_shard(
@@ -78,13 +84,11 @@ def _word_shard(
 
 
 def _without(
-    folder: ShardFolder, current: Generation, passage_ids: Iterable[str], number: int
+    folder: ShardFolder, current: Generation, passage_ids: Iterable[str], prefix: str
 ) -> dict[str, tuple[ShardFiles, ...]]:
     gone = list(passage_ids)
     return {
-        kind: tuple(
-            without(folder, shard, gone, f"{number:06d}-{kind}-{place:04d}") for place, shard in enumerate(shards)
-        )
+        kind: tuple(without(folder, shard, gone, f"{prefix}{kind}-{place:04d}") for place, shard in enumerate(shards))
         for kind, shards in current.shards.items()
     }
 

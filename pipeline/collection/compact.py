@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,10 +15,11 @@ from pipeline.collection.leases import held
 from pipeline.collection.passages import alive, rows_of, write_shards
 from pipeline.collection.publish import next_number
 from pipeline.errors import RayrieverError
-from pipeline.index.build import build_shards
+from pipeline.index.build import build_shards, tuned
 from pipeline.index.builder import Vectors
-from pipeline.index.kinds import choose
+from pipeline.index.kinds import LEAST_CODED, choose
 from pipeline.index.shard import open_shard
+from pipeline.index.tuning import least
 from pipeline.lexical.stage import STATISTICS, build_words
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
@@ -30,6 +32,8 @@ from pipeline.workspace import digest
 _PIECE_ROWS = 8192
 # A reader that has just read which generation is the newest has not said yet that it holds it.
 _GRACE_S = 60.0
+# What no generation names may belong to a change that is being made.
+_LEFTOVER_S = 24 * 3600.0
 _BUILDING = "building"
 
 
@@ -47,11 +51,13 @@ def compact(folder: ShardFolder, recipe: Recipe, progress: Progress) -> Generati
     total = sum(files.rows - len(dead_rows(folder, files)) for files in current.shards[VECTORS])
     if not total:
         raise RayrieverError(f"{folder.path}: every passage is deleted; publish a run instead.")
-    section = recipe.index.model_copy(update={"kind": about.index.spec.kind, "precision": about.index.spec.precision})
-    spec = choose(section, total, about.index.spec.dimension).spec
+    made_as = about.index.spec
+    kind = made_as.kind if total >= LEAST_CODED else "flat"
+    section = recipe.index.model_copy(update={"kind": kind, "precision": made_as.precision})
+    spec = choose(section, total, made_as.dimension).spec
     # One that died goes on where it was, unless it would build something else now.
     same = digest({"of": current.number, "spec": vars(spec), "per_shard": recipe.lexical.shard_passages})
-    building, prefix = ShardFolder(folder.uri, f"{folder.path}/{_BUILDING}/{same}"), f"{number:06d}-"
+    building, prefix = ShardFolder(folder.uri, f"{folder.path}/{_BUILDING}/{same}"), f"{number:06d}-{same[:8]}-"
     rows = _write_vectors(folder, current, about, building)
     vectors, trained = build_shards(progress, Vectors(rows, spec.dimension), spec, building, prefix)
     passages = write_shards(alive(folder, current), building, prefix)
@@ -60,7 +66,11 @@ def compact(folder: ShardFolder, recipe: Recipe, progress: Progress) -> Generati
     words, statistics = build_words(
         progress, texts, about.words.lexical, building, max(1, -(-texts.total // per_shard)), prefix
     )
-    made = replace(about, index=replace(about.index, spec=spec), change="compacted")
+    # Other lists, other neighbours: what was enough effort before says nothing of these.
+    index = replace(about.index, spec=spec, effort=least(spec), recall=None)
+    if not spec.is_exact:
+        index = tuned(index, section, building, vectors[0])
+    made = replace(about, index=index, change="compacted")
     shards = {VECTORS: tuple(vectors), WORDS: tuple(words), PASSAGES: tuple(passages)}
     generation = Generation(number, made.values(), shards, trained | {STATISTICS: statistics})
     folder.take_over(building, generation.files())
@@ -82,7 +92,7 @@ def _write_vectors(folder: ShardFolder, current: Generation, about: About, build
 def _alive_vectors(folder: ShardFolder, current: Generation, about: About) -> Iterator[pa.Table]:
     dimension = about.index.spec.dimension
     for files in current.shards[VECTORS]:
-        shard = open_shard(folder, files, about.index, 1)
+        shard = open_shard(folder, files, about.index, os.cpu_count() or 1)
         rows = np.setdiff1d(np.arange(files.rows), dead_rows(folder, files))
         for start in range(0, len(rows), _PIECE_ROWS):
             piece = rows[start : start + _PIECE_ROWS]
@@ -91,9 +101,10 @@ def _alive_vectors(folder: ShardFolder, current: Generation, about: About) -> It
 
 
 def prune(folder: ShardFolder, grace_s: float = _GRACE_S) -> list[int]:
-    """Delete old generations that no reader holds, and the files that no other one needs; returns their numbers.
+    """Delete old generations that no reader holds, and files that no generation needs; returns the numbers.
 
-    A generation stays for some time after the next one came, even where nobody holds it.
+    A generation stays for some time after the next one came, even where nobody holds it. What changes that failed
+    have left behind goes after a day.
     """
     numbers = folder.generations()
     reading = held(folder)
@@ -107,5 +118,16 @@ def prune(folder: ShardFolder, grace_s: float = _GRACE_S) -> list[int]:
     kept = {file.path for number in numbers if number not in old for file in folder.generation(number).files()}
     for number in old:
         gone = [file.path for file in folder.generation(number).files() if file.path not in kept]
-        folder.delete([generation_file(number), *gone])
+        folder.delete(gone)
+        folder.delete([generation_file(number)])  # last: while it is there, another attempt finds its files
+    _delete_leftovers(folder, kept)
     return old
+
+
+def _delete_leftovers(folder: ShardFolder, kept: set[str]) -> None:
+    generations = {generation_file(number) for number in folder.generations()}
+    over = time.time() - _LEFTOVER_S
+    for info in folder.workspace.list_file_infos(*folder.relative):
+        relative = info.path[len(folder.path) + 1 :]
+        if relative not in kept | generations and info.mtime.timestamp() < over:
+            folder.delete([relative])

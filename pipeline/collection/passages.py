@@ -44,23 +44,29 @@ def write_shards(pieces: Iterable[pa.Table], folder: ShardFolder, prefix: str) -
     return shards
 
 
-def lookup(folder: ShardFolder, generation: Generation, ids: Sequence[str]) -> dict[str, dict[str, object]]:
-    """Rows of the passages with these ids; ids that are not there, or deleted, are left out."""
-    found: dict[str, dict[str, object]] = {}
-    for shard in generation.shards[PASSAGES]:
-        for row in _alive_rows(folder, shard, ids).to_pylist():
-            found[row["passage_id"]] = row
-    return found
+class PassageTexts:
+    """The passages of a generation by id, its files checked once."""
+
+    def __init__(self, folder: ShardFolder, generation: Generation) -> None:
+        self._shards = []
+        for shard in generation.shards[PASSAGES]:
+            ids, texts = folder.fetch([shard.files[IDS], shard.files[TEXTS]])
+            self._shards.append((IdMap.open(ids), dead_rows(folder, shard), texts))
+
+    def lookup(self, wanted: Sequence[str]) -> dict[str, dict[str, object]]:
+        """Rows of the passages with these ids; ids that are not there, or deleted, are left out."""
+        found: dict[str, dict[str, object]] = {}
+        for ids, dead, texts in self._shards:
+            rows = np.setdiff1d(ids.rows(wanted), dead)
+            if len(rows):
+                chosen = pq.read_table(texts, filters=pc.field("passage_id").isin(ids.of(rows)))
+                found |= {row["passage_id"]: row for row in chosen.to_pylist()}
+        return found
 
 
-def _alive_rows(folder: ShardFolder, shard: ShardFiles, wanted: Sequence[str]) -> pa.Table:
-    ids = IdMap.open(folder.fetch([shard.files[IDS]])[0])
-    rows = np.setdiff1d(ids.rows(wanted), dead_rows(folder, shard))
-    if not len(rows):
-        return PASSAGE.empty_table()
-    names = ids.of(rows)
-    path = folder.fetch([shard.files[TEXTS]])[0]
-    return pq.read_table(path, filters=pc.field("passage_id").isin(names))
+def living(folder: ShardFolder, generation: Generation) -> int:
+    """Passages that are not deleted."""
+    return sum(shard.rows - len(dead_rows(folder, shard)) for shard in generation.shards[PASSAGES])
 
 
 def alive(folder: ShardFolder, generation: Generation) -> Iterator[pa.Table]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from pipeline.collection.about import DEFAULT, About, collection_folder
 from pipeline.collection.passages import write_shards
 from pipeline.errors import RayrieverError
 from pipeline.evaluation.encoders import DenseSystem
+from pipeline.evaluation.stage import RELEASE, REPORT
 from pipeline.index.manifest import About as IndexAbout
 from pipeline.index.search import folder_of as index_folder
 from pipeline.lexical.search import folder_of as words_folder
@@ -29,7 +33,7 @@ def publish(finished: Mapping[str, Artifact], system: DenseSystem, name: str = D
     corpus = finished["corpus"]
     folder = collection_folder(corpus.workspace, name)
     number = next_number(folder)
-    prefix = f"{number:06d}-"
+    prefix = new_prefix(number)
     index, words = index_folder(finished[system.index]), words_folder(finished["words"])
     of_index, of_words = index.current(), words.current()
     shards = {
@@ -41,15 +45,28 @@ def publish(finished: Mapping[str, Artifact], system: DenseSystem, name: str = D
     for source, generation in ((index, of_index), (words, of_words)):
         copies = folder.copy_from(source, generation.extra.values(), prefix)
         extra |= {role: copies[file.path] for role, file in generation.extra.items()}
-    about = About(IndexAbout.of(of_index.about), WordsAbout.of(of_words.about), system.name, "published")
+    fusion = _fusion(finished, system)
+    about = About(IndexAbout.of(of_index.about), WordsAbout.of(of_words.about), system.name, fusion, "published")
     generation = Generation(number, about.values(), shards, extra)
     folder.commit(generation)
     return generation
 
 
+def _fusion(finished: Mapping[str, Artifact], system: DenseSystem) -> dict[str, Any] | None:
+    if "evaluate" not in finished:
+        return None
+    released = json.loads(finished["evaluate"].file(REPORT, RELEASE).read_text(encoding="utf-8"))
+    return released["fusion"] if released["chosen"] == system.name else None
+
+
 def next_number(folder: ShardFolder) -> int:
     """Of the generation after the newest."""
     return max(folder.generations(), default=0) + 1
+
+
+def new_prefix(number: int) -> str:
+    """Of the files of a change. Two writers of the same number never write the same file."""
+    return f"{number:06d}-{uuid.uuid4().hex[:8]}-"
 
 
 def _copied(

@@ -2,47 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from pipeline.collection.about import About
-from pipeline.collection.leases import LEASE_S, Lease
-from pipeline.collection.passages import lookup
+from pipeline.collection.leases import Lease
+from pipeline.collection.passages import PassageTexts
 from pipeline.errors import RayrieverError
 from pipeline.index.search import ShardedIndex
 from pipeline.lexical.search import ShardedWords
 from pipeline.recipe import IndexSection
 from pipeline.sharded.folder import Generation, ShardFolder
 
+_LOGGER = logging.getLogger(__name__)
 
-class _Opened:
-    """A generation with its shards in memory, and the lease on it."""
+
+class Snapshot:
+    """One generation, every shard of it open: vectors, words and texts that belong together."""
 
     def __init__(self, folder: ShardFolder, number: int, section: IndexSection, timeout_s: float | None) -> None:
-        self.lease = Lease(folder, number, LEASE_S)
+        self._users, self._retired, self._lock = 0, False, threading.Lock()
+        self._lease = Lease(folder, number)
         try:
             self.generation: Generation = folder.generation(number)
-            about = About.of(self.generation.about)
-            self.index = ShardedIndex(folder, section, self.generation, timeout_s, about.index)
-            self.words = ShardedWords(folder, self.generation, section.replicas, timeout_s, about.words)
+            self.about = About.of(self.generation.about)
+            self.passages = PassageTexts(folder, self.generation)
+            self.index = ShardedIndex(folder, section, self.generation, timeout_s, self.about.index)
+            self.words = ShardedWords(folder, self.generation, section.replicas, timeout_s, self.about.words)
         except BaseException:
-            self.lease.release()
+            self._lease.release()
             raise
         try:
             self.index.shards.wait_until_ready()
             self.words.shards.wait_until_ready()
         except BaseException:
-            self.close()
+            self._close()
             raise
 
-    def close(self) -> None:
+    def enter(self) -> bool:
+        """Whether it may be used: not once it is closed."""
+        with self._lock:
+            if self._retired and not self._users:
+                return False
+            self._users += 1
+            return True
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            last = self._retired and not self._users
+        if last:
+            self._close()
+
+    def retire(self) -> None:
+        """Close it once nobody uses it any more."""
+        with self._lock:
+            self._retired = True
+            unused = not self._users
+        if unused:
+            self._close()
+
+    def _close(self) -> None:
         self.index.__exit__(None, None, None)
         self.words.__exit__(None, None, None)
-        self.lease.release()
+        self._lease.release()
 
 
 class CollectionReader:
-    """The newest generation of a collection; a context manager.
+    """The newest generation of a collection that can be opened; a context manager. May be used by many threads.
 
     Args:
         timeout_s: after which a search goes without the shards that have not answered; None waits for all.
@@ -50,44 +80,49 @@ class CollectionReader:
 
     def __init__(self, folder: ShardFolder, section: IndexSection, timeout_s: float | None = None) -> None:
         self.folder, self._section, self._timeout_s = folder, section, timeout_s
-        numbers = folder.generations()
-        if not numbers:
-            raise RayrieverError(f"{folder.path}: holds no collection; publish one first.")
-        self._opened = self._open(numbers[-1])
+        self._current = self._newest_good()
 
-    def _open(self, number: int) -> _Opened:
-        return _Opened(self.folder, number, self._section, self._timeout_s)
+    def _newest_good(self) -> Snapshot:
+        newest_error: RayrieverError | None = None
+        for number in reversed(self.folder.generations()):
+            try:
+                return self._open(number)
+            except RayrieverError as error:
+                _LOGGER.warning("%s: generation %d cannot be opened: %s", self.folder.path, number, error)
+                newest_error = newest_error or error
+        raise newest_error or RayrieverError(f"{self.folder.path}: holds no collection; publish one first.")
+
+    def _open(self, number: int) -> Snapshot:
+        return Snapshot(self.folder, number, self._section, self._timeout_s)
 
     @property
     def generation(self) -> Generation:
         """What is searched now."""
-        return self._opened.generation
+        return self._current.generation
 
-    @property
-    def index(self) -> ShardedIndex:
-        """Its vectors."""
-        return self._opened.index
-
-    @property
-    def words(self) -> ShardedWords:
-        """Its words."""
-        return self._opened.words
-
-    def passages(self, ids: Sequence[str]) -> dict[str, dict[str, object]]:
-        """Rows of `records.PASSAGE` by id."""
-        return lookup(self.folder, self.generation, ids)
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """The generation that is searched now. It stays open until the block ends, whatever comes meanwhile."""
+        snapshot = self._current
+        while not snapshot.enter():  # replaced and closed in between
+            snapshot = self._current
+        try:
+            yield snapshot
+        finally:
+            snapshot.leave()
 
     def refresh(self) -> bool:
         """Switch to the newest generation once all its shards are open; whether there was a newer one.
 
-        Raises RayrieverError when it cannot be opened: the generation at hand stays and goes on being searched.
+        Searches that are under way end in the generation in which they began. Raises RayrieverError when the newest
+        cannot be opened: the one at hand stays and goes on being searched.
         """
         newest = max(self.folder.generations(), default=0)
         if newest <= self.generation.number:
             return False
         opened = self._open(newest)
-        before, self._opened = self._opened, opened
-        before.close()
+        before, self._current = self._current, opened
+        before.retire()
         return True
 
     def __enter__(self) -> CollectionReader:
@@ -96,4 +131,4 @@ class CollectionReader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._opened.close()
+        self._current.retire()

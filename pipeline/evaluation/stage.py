@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pipeline.recipe import Recipe
 
 BM25 = "BM25"
-REPORT = "report"
+REPORT, RELEASE = "report", "release.json"
 _ASKING = ("queries", "synthesis", "preferences")  # stages that ask the LLM
 _VERSIONS = ("rayriever", "ray", "torch", "transformers", "sentence-transformers", "faiss-cpu", "pyarrow")
 
@@ -167,7 +167,7 @@ def _write(
         (folder / "report.json").write_text(result.to_json(), encoding="utf-8")
         (folder / "report.md").write_text(markdown.render(result), encoding="utf-8")
         released = release(result.gate, ctx.recipe.encoder, ctx.inputs, fusions[result.gate.chosen])
-        (folder / "release.json").write_text(released, encoding="utf-8")
+        (folder / RELEASE).write_text(released, encoding="utf-8")
         for system, table in hits.items():
             name = "-".join("".join(c if c.isalnum() else " " for c in system.lower()).split())
             (folder / f"{name}.trec").write_text(trec.to_run(table), encoding="utf-8")
@@ -175,7 +175,7 @@ def _write(
 
 def publish(evaluated: Artifact) -> None:
     """Copy the report and the release to the top of the workspace, where people find them."""
-    for name in ("report.md", "report.json", "release.json"):
+    for name in ("report.md", "report.json", RELEASE):
         evaluated.workspace.write_bytes(evaluated.workspace.path(name), evaluated.file(REPORT, name).read_bytes())
 
 

@@ -56,8 +56,8 @@ def build_index(ctx: StageContext, encode_stage: str) -> None:
     shards, extra = build_shards(ctx.progress, vectors, choice.spec, building)
     about = _about(choice, encoded)
     if not choice.spec.is_exact:
-        about = _tuned(about, section, building, shards[0])
-        ctx.progress.message(f"index: recall@{tuning.RECALL_DEPTH} {about.recall:.3f} with {about.effort}")
+        about = tuned(about, section, building, shards[0])
+        ctx.progress.message(_told(about, section))
     folder = ShardFolder(ctx.workspace.uri, ctx.out.part_folder(DIRECTORY))
     generation = Generation(1, about.values(), {VECTORS: tuple(shards)}, extra)
     folder.take_over(building, generation.files())
@@ -120,7 +120,13 @@ def _about(choice: Choice, encoded: Artifact) -> About:
     )
 
 
-def _tuned(about: About, section: IndexSection, folder: ShardFolder, files: ShardFiles) -> About:
+def _told(about: About, section: IndexSection) -> str:
+    assert about.recall is not None, "it was tuned"
+    short = "" if about.recall >= section.recall else f", below index.recall {section.recall:g}: raise index.lists"
+    return f"index: recall@{tuning.RECALL_DEPTH} {about.recall:.3f} with {about.effort}{short}"
+
+
+def tuned(about: About, section: IndexSection, folder: ShardFolder, files: ShardFiles) -> About:
     """With the effort that reaches the recall, or with the recipe's and the recall that this has."""
     import ray
 
@@ -128,8 +134,8 @@ def _tuned(about: About, section: IndexSection, folder: ShardFolder, files: Shar
 
     with explained_ray_errors("index: the search for its effort", _MORE_SHARDS):
         task = ray.remote(num_cpus=CPUS_PER_BUILDER)(_tune)
-        tuned: tuning.Tuned = ray.get(task.remote(folder, files, about, section.recall, section.probes))
-    return replace(about, effort=tuned.effort, recall=tuned.recall)
+        found: tuning.Tuned = ray.get(task.remote(folder, files, about, section.recall, section.probes))
+    return replace(about, effort=found.effort, recall=found.recall)
 
 
 def _tune(folder: ShardFolder, files: ShardFiles, about: About, recall: float, probes: int | None) -> tuning.Tuned:

@@ -83,6 +83,7 @@ def build_from(
     Args:
         trained: the empty index that the other shards were made from; None where the kind needs none.
     """
+    _refuse_broken(ids, vectors)
     order = pa.compute.array_sort_indices(ids).to_numpy()
     ordered = ids.take(pa.array(order))
     _refuse_repeated(ordered)
@@ -124,14 +125,18 @@ def _spill(vectors: Vectors, bounds: tuple[int, int], path: Path) -> tuple[pa.Ar
     start = 0
     for piece in vectors.rows.pieces(*bounds, columns=["passage_id", "vector"]):
         rows = _matrix(piece)
-        if not np.isfinite(rows).all():
-            broken = piece["passage_id"][int(np.argmax(~np.isfinite(rows).all(axis=1)))].as_py()
-            raise RayrieverError(
-                f"index: the vector of passage {broken!r} is not finite; check the encoder's training."
-            )
+        _refuse_broken(piece["passage_id"], rows)
         spilled.put(place[start : start + len(rows)], rows)
         start += len(rows)
     return ids, spilled
+
+
+def _refuse_broken(ids: pa.Array | pa.ChunkedArray, vectors: npt.NDArray[np.float32]) -> None:
+    """FAISS takes them and finds nonsense for ever after."""
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        broken = ids[int(np.argmax(~finite))].as_py()
+        raise RayrieverError(f"index: the vector of passage {broken!r} is not finite; check the encoder's training.")
 
 
 def _refuse_repeated(ids: pa.Array) -> None:

@@ -62,4 +62,4 @@ def measure(index: ShardedIndex, queries: npt.NDArray[np.float32]) -> Quality:
 
 def _ids(index: ShardedIndex, queries: npt.NDArray[np.float32], k: int, exact: bool = False) -> list[list[str]]:
     answers = index.answers(queries, k, exact=exact)
-    return [[hit.passage_id for hit in hits] for answer in answers for hits in answer.found.hits()]
+    return [[hit.passage_id for hit in hits] for answer in answers for hits in answer.whole().hits()]

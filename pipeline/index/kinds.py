@@ -24,7 +24,7 @@ _SCALAR = {
 }
 _FLOAT32_BYTES = 4
 _MIN_LISTS = 16
-_LEAST_CODED = 16  # values of a code of four bits
+LEAST_CODED = 16  # values of a code of four bits
 # Candidates that ivf_pq scores exactly, per hit asked for
 CANDIDATES = 5
 
@@ -87,8 +87,8 @@ def choose(section: IndexSection, rows: int, dimension: int) -> Choice:
             f"index.precision {section.precision} is for index.kind flat; {kind} does not use it. Take it out."
         )
     shards = max(1, min(section.shards or _shards(section, rows, dimension), rows))
-    if kind == "ivf_pq" and rows < _LEAST_CODED:
-        raise RayrieverError(f"index.kind ivf_pq needs {_LEAST_CODED} vectors, there are {rows:,}. Use flat.")
+    if kind == "ivf_pq" and rows < LEAST_CODED:
+        raise RayrieverError(f"index.kind ivf_pq needs {LEAST_CODED} vectors, there are {rows:,}. Use flat.")
     inverted, hnsw = kind.startswith("ivf"), kind == "hnsw"
     lists = (section.lists or _lists(math.ceil(rows / shards))) if inverted else 0
     if lists > rows:
@@ -108,11 +108,13 @@ def choose(section: IndexSection, rows: int, dimension: int) -> Choice:
 
 
 def _automatic(section: IndexSection, rows: int, dimension: int) -> tuple[Kind, str]:
+    if section.precision != "float32":
+        return "flat", f"index.precision {section.precision} is for flat"
     megabytes = rows * dimension * _FLOAT32_BYTES / 1e6
     size = f"{rows:,} vectors of {dimension} dimensions, {megabytes:,.0f} MB"
     if megabytes > section.memory_mb:
         return "ivf_pq", f"{size}, more than index.memory_mb = {section.memory_mb:,}: codes in memory, vectors mapped"
-    if rows <= _EXACT_ROWS or section.precision != "float32":
+    if rows <= _EXACT_ROWS:
         return "flat", f"{size}: exact search is fast enough"
     if section.recall >= 1:
         return "flat", f"{size}: index.recall = 1 asks for exact search"

@@ -63,8 +63,11 @@ class ShardedIndex:
         check_encoder(self.about, encoder, self.folder.path)
 
     def search(self, queries: Vectors, k: int) -> list[list[Hit]]:
-        """The top k of each query `[n, d]` over all shards; ties go to the smaller id."""
-        return [hits for answer in self.answers(queries, k) for hits in answer.found.hits()]
+        """The top k of each query `[n, d]` over all shards; ties go to the smaller id.
+
+        Raises RayrieverError when a shard does not answer in time.
+        """
+        return [hits for answer in self.answers(queries, k) for hits in answer.whole().hits()]
 
     def answers(
         self, queries: Vectors, k: int, only: Iterable[str] | None = None, exact: bool = False

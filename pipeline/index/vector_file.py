@@ -77,4 +77,9 @@ class VectorFile:
         size = self._row_bytes
         source = np.ascontiguousarray(vectors).data.cast("B")
         for place, row in enumerate(rows.tolist()):
-            os.pwrite(self._file, source[place * size : (place + 1) * size], self._offset + row * size)
+            self._write(source[place * size : (place + 1) * size], row)
+
+    def _write(self, source: memoryview, row: int) -> None:
+        position, done = self._offset + row * self._row_bytes, 0
+        while done < len(source):  # a disk that is nearly full takes a part of it first
+            done += os.pwrite(self._file, source[done:], position + done)

@@ -66,7 +66,7 @@ class ShardedWords:
         Only passages that share a word with the query are hits: a list may be shorter than `k`, or empty.
         Raises ValueError when `k` is below 1.
         """
-        return [hits for answer in self.answers(queries, k) for hits in answer.found.hits()]
+        return [hits for answer in self.answers(queries, k) for hits in answer.whole().hits()]
 
     def answers(self, queries: Sequence[str], k: int, only: Iterable[str] | None = None) -> Iterator[Answer]:
         """The same in batches, each saying which shards did not answer in time.

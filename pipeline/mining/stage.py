@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.corpus.duplicates import representatives
+from pipeline.index.search import MOST_HITS
 from pipeline.mining.hits import search_all
 from pipeline.mining.negatives import mine, search_depth
 from pipeline.rankings import Hit
@@ -34,7 +35,7 @@ def run(ctx: StageContext) -> None:
     section = ctx.recipe.negatives
     assert section is not None, "there is no mine stage without the section"
     tuned = "distill" in ctx.inputs
-    depth = search_depth(section, max(len(positives[query_id]) for query_id in labelled))
+    depth = min(search_depth(section, max(len(positives[query_id]) for query_id in labelled)), MOST_HITS)
     asked = {query_id: texts[query_id] for query_id in labelled}
     found = search_all(ctx, "index_tuned" if tuned else "index_base", "distill" if tuned else None, asked, depth)
     same = representatives(ctx.inputs["corpus"].table("duplicates"))

@@ -14,12 +14,13 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
+from pipeline.errors import RayrieverError
 from pipeline.ray_session import explained_ray_errors
 from pipeline.sharded.found import Found, empty, merge
 
 # Batches under way at once: the shards search the next one while the driver merges this one.
 _BATCHES = 2
-_RESTARTS = 3
+_RETRIES = 3  # of one search; an actor is started again as often as it dies
 
 
 class Searchable(Protocol):
@@ -38,6 +39,12 @@ class Answer:
     @property
     def partial(self) -> bool:
         return bool(self.missing)
+
+    def whole(self) -> Found:
+        """The ranking. Raises RayrieverError when a shard is missing in it."""
+        if self.missing:
+            raise RayrieverError(f"shards {', '.join(map(str, self.missing))} did not answer in time.")
+        return self.found
 
 
 class ShardActor:
@@ -74,7 +81,7 @@ class ShardActors:
         timeout_s: float | None = None,
     ) -> None:
         self.what, self.timeout_s = what, timeout_s
-        actor = ray.remote(num_cpus=0, max_restarts=_RESTARTS, max_task_retries=_RESTARTS)(ShardActor)
+        actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=_RETRIES)(ShardActor)
         self.actors: list[list[Any]] = [[actor.remote(each) for _ in range(replicas)] for each in open_shards]
         self._turn = count()
 

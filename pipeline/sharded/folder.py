@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -130,11 +131,12 @@ class ShardFolder:
         """
         path = f"{self.path}/{generation_file(generation.number)}"
         workspace = self.workspace
-        if workspace.read_bytes(path) is not None:
-            raise RayrieverError(f"{path}: is there already; somebody else writes to this index. Try again.")
         content = json.dumps(asdict(generation), indent=1).encode()
-        with explained_write_errors(self.uri):
-            workspace.write_bytes(path, content)
+        try:
+            with explained_write_errors(self.uri):
+                _create(workspace, path, content)
+        except FileExistsError as error:
+            raise RayrieverError(f"{path}: is there already; somebody else writes to this index. Try again.") from error
         own = {generation_file(generation.number): hashlib.sha256(content).hexdigest()}
         return {file.path: file.sha256 for file in generation.files()} | own
 
@@ -230,10 +232,10 @@ class ShardFolder:
             _check(Path(source), file, source)
             return Path(source)
         # By content: generations share files, and two machines of one user their cache.
-        cached = cache_folder() / "shards" / f"{file.sha256[:32]}-{Path(file.path).name}"
+        cached = cache_folder() / "shards" / f"{file.sha256}{''.join(Path(file.path).suffixes)}"
         if not (cached.exists() and cached.stat().st_size == file.bytes and sha256(cached) == file.sha256):
             cached.parent.mkdir(parents=True, exist_ok=True)
-            partial = cached.with_name(f"{cached.name}.{os.getpid()}.tmp")
+            partial = cached.with_name(f"{cached.name}.{uuid.uuid4().hex}.tmp")
             try:
                 with explained_write_errors(str(cached.parent)):
                     fs.copy_files(source, str(partial), source_filesystem=workspace.filesystem)
@@ -244,6 +246,24 @@ class ShardFolder:
             finally:
                 partial.unlink(missing_ok=True)
         return cached
+
+
+def _create(workspace: Workspace, path: str, content: bytes) -> None:
+    """Write a file that is not there yet, whole. Raises FileExistsError when it is.
+
+    On an object store two writers at the same moment can both succeed; the later one stays.
+    """
+    if workspace.read_bytes(path) is not None:
+        raise FileExistsError(path)
+    if not workspace.is_local:
+        workspace.write_bytes(path, content)
+        return
+    own = f"{path}.{uuid.uuid4().hex}"
+    workspace.write_bytes(own, content)
+    try:
+        os.link(own, path)
+    finally:
+        os.unlink(own)
 
 
 def _copy(source: Workspace, origin: str, destination: Workspace, target: str) -> None:

@@ -44,7 +44,7 @@ def merge(answers: Sequence[Found], k: int) -> Found:
     Equal to the ranking of one index over all passages when every shard gave its exact top k.
     """
     scores = np.concatenate([each.scores for each in answers], axis=1)
-    ids = pa.concat_arrays([each.ids.cast(pa.string()) for each in answers])
+    ids = pa.concat_arrays([each.ids.cast(pa.large_string()) for each in answers])
     places = _places(answers)
     order = np.argsort(-scores, axis=1, kind="stable")
     sorted_scores = np.take_along_axis(scores, order, axis=1)

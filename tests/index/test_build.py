@@ -95,7 +95,7 @@ def test_given_probes_are_kept_and_their_recall_is_told(tmp_path: Path, ray_clus
         (50_000, {}, "flat", "exact search is fast enough"),
         (1_000_000, {}, "ivf_flat", "until recall 0.95"),
         (1_000_000, {"recall": 1.0}, "flat", "asks for exact"),
-        (1_000_000, {"precision": "float16"}, "flat", "exact"),
+        (10_000_000, {"precision": "float16"}, "flat", "float16 is for flat"),
         (10_000_000, {}, "ivf_pq", "more than index.memory_mb = 8,000"),
         (10_000_000, {"kind": "hnsw"}, "hnsw", "named in the recipe"),
     ],

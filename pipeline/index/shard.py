@@ -33,6 +33,8 @@ _SETTLED_BYTES = 2e6
 _FEW_ROWS = 4096
 # Rows per step of an exact search of an approximate index
 _BLOCK_ROWS = 65_536
+_BLAS_QUERIES = 4
+_QUERIES_THRESHOLD = 20  # the default of versions that count queries
 # What FAISS can map of each kind; packed codes it copies, and would map them besides.
 _READ_FLAGS = {
     "flat": faiss.IO_FLAG_MMAP_IFC,
@@ -195,9 +197,19 @@ def _selector(allowed: npt.NDArray[np.bool_]) -> Any:
     return faiss.IDSelectorBitmap(bitmap)  # type: ignore[call-arg, arg-type]
 
 
+def _multiply_matrices_early(dimension: int) -> None:
+    """Let FAISS hand a few queries to BLAS, too; since 1.15 it compares up to some 300 of them one by one.
+
+    From four on, BLAS is faster: 1.4 times for six queries, 8 times for 256.
+    """
+    if faiss.cvar.distance_compute_blas_threshold > _QUERIES_THRESHOLD:  # later versions count numbers, not queries
+        faiss.cvar.distance_compute_blas_threshold = _BLAS_QUERIES * dimension
+
+
 def open_shard(folder: ShardFolder, files: ShardFiles, about: About, threads: int) -> Shard:
     """A finished shard, its files checked and mapped where FAISS can. Raises RayrieverError naming what is wrong."""
     faiss.omp_set_num_threads(threads)
+    _multiply_matrices_early(about.spec.dimension)
     index_path, ids_path = folder.fetch([files.files[INDEX], files.files[IDS]])
     try:
         index = faiss.read_index(str(index_path), _READ_FLAGS[about.spec.kind])

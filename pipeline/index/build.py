@@ -53,7 +53,7 @@ def build_index(ctx: StageContext, encode_stage: str) -> None:
     ctx.progress.message(f"index: {choice.spec.kind} in {choice.spec.shards} shards ({choice.why})")
     ensure_ray(ctx.recipe.ray)
     building = ShardFolder(ctx.workspace.uri, _building_path(ctx, encoded, choice.spec))
-    shards, extra = build_shards(ctx.progress, vectors, choice.spec, building)
+    shards, extra = build_shards(ctx.progress, vectors, choice.spec, building, section.gpus)
     about = _about(choice, encoded)
     if not choice.spec.is_exact:
         about = tuned(about, section, building, shards[0])
@@ -76,7 +76,7 @@ def vectors_of(encoded: Artifact) -> Vectors:
 
 
 def build_shards(
-    progress: Progress, vectors: Vectors, spec: Spec, folder: ShardFolder, prefix: str = ""
+    progress: Progress, vectors: Vectors, spec: Spec, folder: ShardFolder, gpus: float, prefix: str = ""
 ) -> tuple[list[ShardFiles], dict[str, File]]:
     """Train where the kind asks for it, and build in Ray tasks whatever is not in the folder yet.
 
@@ -84,19 +84,20 @@ def build_shards(
     """
     import ray
 
-    from pipeline.ray_session import explained_ray_errors
+    from pipeline.ray_session import explained_ray_errors, require_resources
 
-    task, threads = ray.remote(num_cpus=CPUS_PER_BUILDER), CPUS_PER_BUILDER
+    require_resources(("a builder", "index.gpus", "index.gpus"), 1, CPUS_PER_BUILDER, gpus)
+    task, threads = ray.remote(num_cpus=CPUS_PER_BUILDER, num_gpus=gpus), CPUS_PER_BUILDER
     build_one = task(build)
     with explained_ray_errors("index: a builder", _MORE_SHARDS):
         trained = folder.noted(f"{prefix}{TRAINED}") if spec.needs_training else None
         if spec.needs_training and trained is None:
             progress.message(f"index: training {spec.lists:,} lists")
-            trained = ray.get(task(train).remote(vectors, spec, folder, f"{prefix}{TRAINED}"))
+            trained = ray.get(task(train).remote(vectors, spec, folder, f"{prefix}{TRAINED}", gpus > 0))
         names = [f"{prefix}shard-{number:04d}" for number in range(spec.shards)]
         shards = {name: noted for name in names if (noted := folder.noted(name)) is not None}
         pending = {
-            build_one.remote(vectors, bounds, spec, trained, folder, name, threads): name
+            build_one.remote(vectors, bounds, spec, trained, folder, name, threads, gpus > 0): name
             for name, bounds in zip(names, bounds_of(vectors.rows.total, spec.shards), strict=True)
             if name not in shards
         }

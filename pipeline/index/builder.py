@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import RayrieverError
+from pipeline.index.gpu import on_gpu
 from pipeline.index.kinds import ROWS_PER_CENTROID, Spec
 from pipeline.index.shard import INDEX, VECTORS
 from pipeline.index.vector_file import VectorFile
@@ -40,7 +41,7 @@ class Vectors:
     dimension: int
 
 
-def train(vectors: Vectors, spec: Spec, folder: ShardFolder, name: str = TRAINED) -> ShardFiles:
+def train(vectors: Vectors, spec: Spec, folder: ShardFolder, name: str = TRAINED, gpu: bool = False) -> ShardFiles:
     """An empty index with the centroids that all shards share, trained once on vectors drawn evenly.
 
     Takes every core of its machine: no shard can be built before.
@@ -51,6 +52,8 @@ def train(vectors: Vectors, spec: Spec, folder: ShardFolder, name: str = TRAINED
     index = spec.new_index()
     if spec.lists:
         index.cp.max_points_per_centroid = ROWS_PER_CENTROID  # type: ignore[attr-defined]
+    if spec.lists and gpu:
+        index.clustering_index = on_gpu(spec.new_quantizer())  # type: ignore[attr-defined]
     index.train(sample)
     with folder.scratch() as scratch:
         path = scratch / "trained.faiss"
@@ -66,13 +69,14 @@ def build(
     folder: ShardFolder,
     name: str,
     threads: int,
+    gpu: bool = False,
 ) -> ShardFiles:
     """Rows `bounds` of the vectors as one shard: rows in ascending order of id, whatever order they came in."""
     faiss.omp_set_num_threads(threads)
     with folder.scratch() as scratch:
         ids, spilled = _spill(vectors, bounds, scratch / _SPILLED)
         file = None if trained is None else trained.files[INDEX]
-        return folder.note(name, _shard(ids, spilled, spec, file, folder, name, scratch))
+        return folder.note(name, _shard(ids, spilled, spec, file, folder, name, scratch, gpu))
 
 
 def build_from(
@@ -101,9 +105,10 @@ def _shard(
     folder: ShardFolder,
     name: str,
     scratch: Path,
+    gpu: bool = False,
 ) -> ShardFiles:
     index = _empty(spec, trained, folder)
-    _fill(index, vectors, spec)
+    _fill(index, vectors, spec, gpu)
     files = {INDEX: scratch / "shard.faiss", IDS: scratch / "shard.ids.arrow"}
     _write(index, files[INDEX])
     IdMap(ids).save(files[IDS])
@@ -163,11 +168,11 @@ def _empty(spec: Spec, trained: File | None, folder: ShardFolder) -> faiss.Index
     return spec.new_index() if trained is None else faiss.read_index(str(folder.fetch([trained])[0]))
 
 
-def _fill(index: Any, vectors: VectorFile, spec: Spec) -> None:
+def _fill(index: Any, vectors: VectorFile, spec: Spec, gpu: bool) -> None:
     """Add all vectors in steps, in the memory that they need: FAISS would grow by doubling and copying."""
     steps = [np.arange(start, min(start + _ADD_ROWS, len(vectors))) for start in range(0, len(vectors), _ADD_ROWS)]
     if spec.kind == "ivf_flat":
-        _fill_lists(index, vectors, steps)
+        _fill_lists(index, vectors, steps, on_gpu(index.quantizer) if gpu else index.quantizer)
         return
     if not spec.lists:
         _reserve(faiss.downcast_index(index.storage) if spec.kind == "hnsw" else index, len(vectors))
@@ -180,8 +185,8 @@ def _reserve(index: Any, rows: int) -> None:
     index.codes.resize(0)  # keeps what it has reserved
 
 
-def _fill_lists(index: Any, vectors: VectorFile, steps: list[npt.NDArray[np.int64]]) -> None:
-    lists = [index.quantizer.search(vectors.take(rows), 1)[1].ravel() for rows in steps]
+def _fill_lists(index: Any, vectors: VectorFile, steps: list[npt.NDArray[np.int64]], quantizer: Any) -> None:
+    lists = [quantizer.search(vectors.take(rows), 1)[1].ravel() for rows in steps]
     inverted = faiss.downcast_InvertedLists(index.invlists)
     counts = sum((np.bincount(each, minlength=index.nlist) for each in lists), np.zeros(index.nlist, np.int64))
     for number, count in enumerate(counts.tolist()):

@@ -68,6 +68,10 @@ class Spec:
         codes = "Flat" if self.kind == "ivf_flat" else f"PQ{sub_quantizers(d)}x4fs"
         return faiss.index_factory(d, f"IVF{self.lists},{codes}", metric)
 
+    def new_quantizer(self) -> faiss.Index:
+        """An empty index of the same kind as the one that finds a vector's list."""
+        return faiss.IndexFlatIP(self.dimension)
+
 
 @dataclass(frozen=True)
 class Choice:

@@ -16,6 +16,7 @@ from pipeline.index.build import DIRECTORY
 from pipeline.index.manifest import About, check_encoder
 from pipeline.index.shard import open_shard
 from pipeline.rankings import Hit
+from pipeline.ray_session import require_resources
 from pipeline.recipe import IndexSection
 from pipeline.sharded.actors import Answer, Searchable, ShardActors
 from pipeline.sharded.folder import VECTORS, Generation, ShardFolder
@@ -53,10 +54,14 @@ class ShardedIndex:
     ) -> None:
         self.folder, self.generation = folder, generation or folder.current()
         self.about = about or About.of(self.generation.about)
-        shards = self.generation.shards[VECTORS]
+        shards, gpus = self.generation.shards[VECTORS], section.gpus
+        if gpus:  # without, actors would wait for ever
+            require_resources(("index shards", "index.replicas", "index.gpus"), len(shards) * section.replicas, 0, gpus)
         threads = section.threads_per_shard or max(1, (os.cpu_count() or 1) // max(1, len(shards)))
-        opening: list[Callable[[], Searchable]] = [partial(open_shard, folder, s, self.about, threads) for s in shards]
-        self.shards = ShardActors("index", opening, section.replicas, timeout_s)
+        opening: list[Callable[[], Searchable]] = [
+            partial(open_shard, folder, shard, self.about, threads, gpus > 0) for shard in shards
+        ]
+        self.shards = ShardActors("index", opening, section.replicas, timeout_s, gpus)
 
     def check_encoder(self, encoder: EncoderIdentity) -> None:
         """Raise RayrieverError unless the vectors are this encoder's."""

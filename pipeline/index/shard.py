@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.errors import RayrieverError
+from pipeline.index.gpu import MOST_HITS, on_gpu
 from pipeline.index.kinds import Spec
 from pipeline.index.manifest import About, Effort
 from pipeline.index.vector_file import VectorFile
@@ -54,6 +55,7 @@ class Shard:
     effort: Effort
     vectors: VectorFile | None = None  # `[n, d]`, where the index does not hold them
     dead: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # deleted rows
+    gpu: Any = None  # a copy of the index that searches where it can
 
     def __post_init__(self) -> None:
         kept = len(self.ids) if self.vectors is None else len(self.vectors)
@@ -140,6 +142,9 @@ class Shard:
     def _candidates(self, queries: Vectors, fetch: int, selector: Any) -> tuple[Vectors, Rows]:
         if not fetch:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+        if self.gpu is not None and selector is None and fetch <= MOST_HITS:
+            on_gpu: tuple[Vectors, Rows] = self.gpu.search(np.ascontiguousarray(queries), fetch)
+            return on_gpu
         scores, rows = self.index.search(np.ascontiguousarray(queries), fetch, params=self._parameters(fetch, selector))
         return scores, rows
 
@@ -206,7 +211,7 @@ def _multiply_matrices_early(dimension: int) -> None:
         faiss.cvar.distance_compute_blas_threshold = _BLAS_QUERIES * dimension
 
 
-def open_shard(folder: ShardFolder, files: ShardFiles, about: About, threads: int) -> Shard:
+def open_shard(folder: ShardFolder, files: ShardFiles, about: About, threads: int, gpu: bool = False) -> Shard:
     """A finished shard, its files checked and mapped where FAISS can. Raises RayrieverError naming what is wrong."""
     faiss.omp_set_num_threads(threads)
     _multiply_matrices_early(about.spec.dimension)
@@ -219,4 +224,5 @@ def open_shard(folder: ShardFolder, files: ShardFiles, about: About, threads: in
         raise RayrieverError(f"{folder.path}: a shard cannot be read ({error}). Build the index again.") from error
     if about.spec.kind == "ivf_flat":
         index.make_direct_map()  # type: ignore[attr-defined]  # which list a row is in, to read its vector
-    return Shard(index, ids, about.spec, about.effort, vectors, dead_rows(folder, files))
+    copy = on_gpu(index) if gpu and about.spec.kind == "flat" and about.spec.precision == "float32" else None
+    return Shard(index, ids, about.spec, about.effort, vectors, dead_rows(folder, files), copy)

@@ -48,6 +48,9 @@ class IndexSection(Section):
     neighbours: int = Field(32, ge=4, le=128, description="Links per passage of hnsw.")
     build_depth: int = Field(80, ge=8, description="Breadth of hnsw's search for neighbours while it is built.")
     replicas: int = execution(1, "Actors that hold the same part.", ge=1)
+    gpus: float = execution(
+        0, "GPUs of a builder, which trains lists there, and of an actor that searches kind flat in float32.", ge=0
+    )
     threads_per_shard: int | None = execution(None, "Threads of a part's actor; default: cores / parts.", ge=1)
 
 

@@ -71,6 +71,7 @@ class ShardActors:
         what: names the shards in errors, as in 'index'.
         open_shards: one function per shard that opens it in its actor.
         timeout_s: how long to wait for the shards; None waits for ever and never gives a partial answer.
+        gpus: that each actor reserves.
     """
 
     def __init__(
@@ -79,9 +80,10 @@ class ShardActors:
         open_shards: Sequence[Callable[[], Searchable]],
         replicas: int = 1,
         timeout_s: float | None = None,
+        gpus: float = 0,
     ) -> None:
         self.what, self.timeout_s = what, timeout_s
-        actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=_RETRIES)(ShardActor)
+        actor = ray.remote(num_cpus=0, num_gpus=gpus, max_restarts=-1, max_task_retries=_RETRIES)(ShardActor)
         self.actors: list[list[Any]] = [[actor.remote(each) for _ in range(replicas)] for each in open_shards]
         self._turn = count()
 

@@ -262,6 +262,10 @@ def _create(workspace: Workspace, path: str, content: bytes) -> None:
     workspace.write_bytes(own, content)
     try:
         os.link(own, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        shutil.copyfile(own, path)
     finally:
         os.unlink(own)
 
@@ -276,6 +280,7 @@ def _copy(source: Workspace, origin: str, destination: Workspace, target: str) -
     Path(target).unlink(missing_ok=True)
     try:
         os.link(origin, target)  # files of shards are never changed
+        os.utime(target)  # as new as a copy would be: old files that no generation names are taken for leftovers
     except OSError:  # another disk, or one without links
         shutil.copyfile(origin, target)
 

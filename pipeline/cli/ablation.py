@@ -55,7 +55,7 @@ def show_ablation(result: Any) -> None:
         for row in markdown.cells(result, split, intervals=False):
             table.add_row(*map(escape, row))
         # A wrapped line can be read; a figure cut to its first digits cannot.
-        Console(width=max(out.width, _ABLATION_WIDTH)).print(table)
+        Console(file=out.file, width=max(out.width, _ABLATION_WIDTH)).print(table)
     for line in (*markdown.notes(result), markdown.choice(result)):
         out.print(escape(line), highlight=False, soft_wrap=True)
     for line in markdown.failures(result):

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from pipeline.cli.options import AsJson, Overrides, RecipePath
-from pipeline.cli.terminal import new_table, out, print_json, readable_errors
+from pipeline.cli.terminal import new_table, out, print_json, print_text, readable_errors
 
 app = typer.Typer(no_args_is_help=True, help="Show what the LLM is asked.")
 
@@ -47,7 +47,7 @@ def show(task: Task, recipe: MaybeRecipe = None, overrides: Overrides = None) ->
     with readable_errors():
         from pipeline.llm.prompts import load
 
-        typer.echo(load(task, _section(recipe, overrides)).source, nl=False)
+        print_text(load(task, _section(recipe, overrides)).source)
 
 
 @app.command()

@@ -180,7 +180,7 @@ def _check_stage_2_and_failing_arms(folder: Path, encoder: Path, whole: Ablation
     assert rows["full"].train_seconds == seconds[0] and rows["full + alignment"].train_seconds == sum(seconds)
     assert found.best in ("half", "full + alignment") and not rows["full + alignment"].errors
     shown = CliRunner().invoke(app, ["ablate", str(path), "--arm", "full"])
-    assert shown.exit_code == 0 and f"Best on dev: {found.best} " in shown.stdout
+    assert shown.exit_code == 0 and f"Best on dev: {found.best} " in shown.stdout and "BM25" in shown.stdout
     assert "Not run: gone, half + alignment." in shown.stdout and "failed" not in shown.stdout
 
 

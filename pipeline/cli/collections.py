@@ -17,7 +17,8 @@ app = typer.Typer(no_args_is_help=True, help="Publish what a run made, and add o
 
 Name = Annotated[str, typer.Option("--name", metavar="NAME", help="Which collection of the workspace.")]
 EncoderName = Annotated[
-    str | None, typer.Option("--encoder", metavar="NAME", help="base, tuned or aligned; default: the last one trained.")
+    str | None,
+    typer.Option("--encoder", metavar="NAME", help="base, tuned or aligned; default: the run's choice."),
 ]
 _LIVE = "live"
 
@@ -35,9 +36,11 @@ def publish(
         from pipeline.collection.about import collection_folder
         from pipeline.collection.operate import system_of
         from pipeline.collection.publish import publish as publish_run
+        from pipeline.collection.publish import released_encoder
 
         finished = finished_artifacts_of(recipe, overrides)
-        generation = publish_run(finished, system_of(finished, encoder), name)
+        system = system_of(finished, encoder or released_encoder(finished))
+        generation = publish_run(finished, system, name)
         _show(collection_folder(finished["corpus"].workspace, name), generation, as_json)
 
 

@@ -52,11 +52,22 @@ def publish(finished: Mapping[str, Artifact], system: DenseSystem, name: str = D
     return generation
 
 
-def _fusion(finished: Mapping[str, Artifact], system: DenseSystem) -> dict[str, Any] | None:
+def released_encoder(finished: Mapping[str, Artifact]) -> str | None:
+    """The encoder that the run's gate has chosen; None where it has not evaluated any."""
+    released = _released(finished)
+    return None if released is None else str(released["chosen"])
+
+
+def _released(finished: Mapping[str, Artifact]) -> dict[str, Any] | None:
     if "evaluate" not in finished:
         return None
-    released = json.loads(finished["evaluate"].file(REPORT, RELEASE).read_text(encoding="utf-8"))
-    return released["fusion"] if released["chosen"] == system.name else None
+    found: dict[str, Any] = json.loads(finished["evaluate"].file(REPORT, RELEASE).read_text(encoding="utf-8"))
+    return found
+
+
+def _fusion(finished: Mapping[str, Artifact], system: DenseSystem) -> dict[str, Any] | None:
+    released = _released(finished)
+    return released["fusion"] if released is not None and released["chosen"] == system.name else None
 
 
 def next_number(folder: ShardFolder) -> int:

@@ -12,6 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from pipeline import records
+from pipeline.collection.publish import released_encoder
 from pipeline.encoder.identity import identify
 from pipeline.evaluation import stage
 from pipeline.evaluation.encoders import dense_systems
@@ -169,7 +170,8 @@ def test_every_index_is_searched_with_the_model_that_made_it(
     assert [(each.encoder, each.steps) for each in report.trainings] == [("tuned", 20), ("aligned", 7)]
     assert report.llm.outcomes == {"preferences: no preference": 3}
     content = json.loads(artifact.file(stage.REPORT, "release.json").read_text())
-    assert content["chosen"] == report.gate.chosen
+    assert content["chosen"] == report.gate.chosen == released_encoder(inputs | {"evaluate": artifact})
+    assert released_encoder(inputs) is None
     assert dev[report.gate.chosen] == max(dev[name] for name in folders)
     assert report.changes.encoder == ("aligned" if report.gate.chosen == "base" else report.gate.chosen)
 

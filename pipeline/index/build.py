@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 
 from pipeline.encoder.corpus import identity_of
 from pipeline.index import tuning
@@ -14,13 +13,13 @@ from pipeline.index.manifest import About
 from pipeline.index.shard import INDEX, open_shard
 from pipeline.progress import Progress
 from pipeline.recipe import IndexSection, Recipe
+from pipeline.sharded.building import building_folder, finish
 from pipeline.sharded.folder import VECTORS, File, Generation, ShardFiles, ShardFolder
 from pipeline.sharded.rows import Rows, bounds_of
 from pipeline.stage import Estimate, StageContext
-from pipeline.workspace import Artifact, digest
+from pipeline.workspace import Artifact
 
 DIRECTORY = "index"
-BUILDING = "building"
 CPUS_PER_BUILDER = 1
 _MORE_SHARDS = "One killed for memory needs more shards: a smaller index.shard_mb."
 
@@ -52,22 +51,13 @@ def build_index(ctx: StageContext, encode_stage: str) -> None:
     choice = choose(section, vectors.rows.total, vectors.dimension)
     ctx.progress.message(f"index: {choice.spec.kind} in {choice.spec.shards} shards ({choice.why})")
     ensure_ray(ctx.recipe.ray)
-    building = ShardFolder(ctx.workspace.uri, _building_path(ctx, encoded, choice.spec))
+    building = building_folder(ctx, {"vectors": encoded.manifest.identity, "spec": vars(choice.spec)})
     shards, extra = build_shards(ctx.progress, vectors, choice.spec, building, section.gpus)
     about = _about(choice, encoded)
     if not choice.spec.is_exact:
         about = tuned(about, section, building, shards[0])
         ctx.progress.message(_told(about, section))
-    folder = ShardFolder(ctx.workspace.uri, ctx.out.part_folder(DIRECTORY))
-    generation = Generation(1, about.values(), {VECTORS: tuple(shards)}, extra)
-    folder.take_over(building, generation.files())
-    ctx.out.adopt_files(DIRECTORY, folder.commit(generation))
-    ctx.out.after_commit(partial(ctx.workspace.delete_folder, BUILDING, ctx.out.stage))
-
-
-def _building_path(ctx: StageContext, encoded: Artifact, spec: Spec) -> str:
-    key = digest({"vectors": encoded.manifest.identity, "spec": spec.__dict__})
-    return ctx.workspace.path(BUILDING, ctx.out.stage, key)
+    finish(ctx, DIRECTORY, building, Generation(1, about.values(), {VECTORS: tuple(shards)}, extra))
 
 
 def vectors_of(encoded: Artifact) -> Vectors:

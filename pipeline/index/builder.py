@@ -1,6 +1,6 @@
 """What one task does to build an index: train on a sample, or turn a range of vectors into a shard's files.
 
-Memory: the index itself. Vectors pass through a mapped file, whose pages the system takes back when it needs them.
+Memory: the index itself. Vectors pass through a file, read and written by row.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _shard(
 
 
 def _spill(vectors: Vectors, bounds: tuple[int, int], path: Path) -> tuple[pa.Array, VectorFile]:
-    """The ids in ascending order, and the vectors in that order in a mapped file."""
+    """The ids in ascending order, and the vectors in that order in a file."""
     pieces = vectors.rows.pieces(*bounds, columns=["passage_id"])
     ids = pa.concat_arrays([chunk for piece in pieces for chunk in piece["passage_id"].chunks])
     order = pa.compute.array_sort_indices(ids).to_numpy()

@@ -31,7 +31,7 @@ class Quality:
 def measure(index: ShardedIndex, queries: npt.NDArray[np.float32]) -> Quality:
     """Search the queries `[n, d]`, n >= 1, as users would, and once more by comparing every vector.
 
-    Every file's checksum has been compared when this returns: a damaged shard raises RayrieverError.
+    The checksum of every shard's files has been compared when this returns: a damaged shard raises RayrieverError.
     """
     index.shards.wait_until_ready()
     rows = index.generation.rows(VECTORS)

@@ -117,7 +117,7 @@ def _automatic(section: IndexSection, rows: int, dimension: int) -> tuple[Kind, 
     megabytes = rows * dimension * _FLOAT32_BYTES / 1e6
     size = f"{rows:,} vectors of {dimension} dimensions, {megabytes:,.0f} MB"
     if megabytes > section.memory_mb:
-        return "ivf_pq", f"{size}, more than index.memory_mb = {section.memory_mb:,}: codes in memory, vectors mapped"
+        return "ivf_pq", f"{size}, more than index.memory_mb = {section.memory_mb:,}: codes in memory, vectors on disk"
     if rows <= _EXACT_ROWS:
         return "flat", f"{size}: exact search is fast enough"
     if section.recall >= 1:

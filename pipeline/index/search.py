@@ -14,7 +14,7 @@ from pipeline.encoder.identity import EncoderIdentity
 from pipeline.errors import RayrieverError
 from pipeline.index.build import DIRECTORY
 from pipeline.index.manifest import About, check_encoder
-from pipeline.index.shard import open_shard
+from pipeline.index.shard import check_queries, open_shard
 from pipeline.rankings import Hit
 from pipeline.ray_session import require_resources
 from pipeline.recipe import IndexSection
@@ -31,7 +31,7 @@ MOST_HITS = 2048
 
 def folder_of(artifact: Artifact) -> ShardFolder:
     """The shards of a finished index stage."""
-    return ShardFolder(artifact.workspace.uri, f"{artifact.folder}/{DIRECTORY}")
+    return ShardFolder.of(artifact, DIRECTORY)
 
 
 class ShardedIndex:
@@ -91,13 +91,7 @@ class ShardedIndex:
         """In the caller's process: an actor that fails for a bad query looks like one that died."""
         if not 1 <= k <= MOST_HITS:
             raise RayrieverError(f"index: top-K is {k}; it goes from 1 to {MOST_HITS:,}.")
-        dimension = self.about.spec.dimension
-        if queries.shape[1] != dimension:
-            raise RayrieverError(
-                f"index: built with {dimension} dimensions, the query has {queries.shape[1]}; was it another model?"
-            )
-        if not np.isfinite(queries).all():
-            raise RayrieverError("index: the vector of a query is not finite; check the encoder's training.")
+        check_queries(queries, self.about.spec.dimension)
 
     def __enter__(self) -> ShardedIndex:
         return self

@@ -80,7 +80,7 @@ class Shard:
             only: ids of the passages that may be found; None: all.
             exact: compare every vector, whatever the kind of index.
         """
-        self._check(queries)
+        check_queries(queries, self.spec.dimension)
         allowed = self._alive if only is None else self._filter(only)
         available = int(allowed.sum())
         if only is not None and available <= _FEW_ROWS:
@@ -93,15 +93,6 @@ class Shard:
         fetch = min(max(k * self.effort.candidates, k + _MARGIN), available)
         _, rows = self._candidates(queries, fetch, selector)
         return self._ranked(queries, rows, k)
-
-    def _check(self, queries: Vectors) -> None:
-        if queries.shape[1] != self.spec.dimension:
-            raise RayrieverError(
-                f"index: built with {self.spec.dimension} dimensions, the query has {queries.shape[1]}; "
-                "was it another model?"
-            )
-        if not np.isfinite(queries).all():
-            raise RayrieverError("index: the vector of a query is not finite; check the encoder's training.")
 
     def _filter(self, only: Iterable[str]) -> npt.NDArray[np.bool_]:
         allowed = np.zeros(len(self.ids), dtype=bool)
@@ -195,6 +186,16 @@ class Shard:
             scores = np.pad(scores, ((0, 0), (0, missing)), constant_values=-np.inf)
             rows = np.pad(rows, ((0, 0), (0, missing)), constant_values=-1)
         return Found(scores, self.ids.of(rows.ravel()))
+
+
+def check_queries(queries: Vectors, dimension: int) -> None:
+    """Raise RayrieverError unless queries `[n, d]` can be compared with vectors of that dimension."""
+    if queries.shape[1] != dimension:
+        raise RayrieverError(
+            f"index: built with {dimension} dimensions, the query has {queries.shape[1]}; was it another model?"
+        )
+    if not np.isfinite(queries).all():
+        raise RayrieverError("index: the vector of a query is not finite; check the encoder's training.")
 
 
 def _selector(allowed: npt.NDArray[np.bool_]) -> Any:

@@ -24,7 +24,7 @@ WordSearch = Callable[[Sequence[str], int], list[list[Hit]]]  # query texts, top
 
 def folder_of(artifact: Artifact) -> ShardFolder:
     """The shards of a finished words stage."""
-    return ShardFolder(artifact.workspace.uri, f"{artifact.folder}/{DIRECTORY}")
+    return ShardFolder.of(artifact, DIRECTORY)
 
 
 @contextmanager

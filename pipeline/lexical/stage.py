@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,13 @@ from pipeline.lexical.words import Words, check_stemmer, words_of
 from pipeline.progress import Progress
 from pipeline.recipe import LexicalSection, Recipe
 from pipeline.records import full_text
+from pipeline.sharded.arrow_file import read_arrow, write_arrow
+from pipeline.sharded.building import building_folder, finish
 from pipeline.sharded.folder import WORDS, File, Generation, ShardFiles, ShardFolder
 from pipeline.sharded.rows import Rows, bounds_of
 from pipeline.stage import Estimate, StageContext
-from pipeline.workspace import digest
 
 DIRECTORY = "words"
-BUILDING = "building"
 STATISTICS = "statistics"
 _COLUMNS = ["passage_id", "title", "text"]
 # Passages turned into words at a time
@@ -63,15 +62,11 @@ def run(ctx: StageContext) -> None:
     ensure_ray(ctx.recipe.ray)
     rows = Rows.of(corpus, "passages")
     shards = max(1, -(-rows.total // section.shard_passages))
-    key = digest({"corpus": corpus.manifest.identity, "section": section.result_fields(), "shards": shards})
-    building = ShardFolder(ctx.workspace.uri, ctx.workspace.path(BUILDING, ctx.out.stage, key))
+    made_of = {"corpus": corpus.manifest.identity, "section": section.result_fields(), "shards": shards}
+    building = building_folder(ctx, made_of)
     done, statistics = build_words(ctx.progress, rows, section, building, shards)
-    folder = ShardFolder(ctx.workspace.uri, ctx.out.part_folder(DIRECTORY))
     about = About(section.result_fields(), corpus.manifest.identity)
-    generation = Generation(1, asdict(about), {WORDS: tuple(done)}, {STATISTICS: statistics})
-    folder.take_over(building, generation.files())
-    ctx.out.adopt_files(DIRECTORY, folder.commit(generation))
-    ctx.out.after_commit(partial(ctx.workspace.delete_folder, BUILDING, ctx.out.stage))
+    finish(ctx, DIRECTORY, building, Generation(1, asdict(about), {WORDS: tuple(done)}, {STATISTICS: statistics}))
 
 
 def build_words(
@@ -127,22 +122,15 @@ def _read(rows: Rows, bounds: tuple[int, int], stemmer: str, folder: ShardFolder
         files = {role: scratch / f"w.{role}.arrow" for role in ("tokens", "lengths", "vocabulary", "passage_ids")}
         columns = (words.tokens, words.lengths, words.vocabulary, pa.concat_arrays(ids))
         for path, column in zip(files.values(), columns, strict=True):
-            _write(path, pa.array(column))
+            write_arrow(path, pa.table({"column": pa.array(column)}))
         files[STATISTICS] = scratch / "w.statistics.arrow"
         count(words).save(files[STATISTICS])
         return folder.note(name, folder.add_shard(len(words.lengths), name, files))
 
 
-def _write(path: Path, column: pa.Array) -> None:
-    table = pa.table({"column": column})
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-
-
 def _column(path: Path) -> pa.Array:
-    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-        column = reader.read_all()["column"]
-        return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    column = read_arrow(path)["column"]
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
 
 
 def _add_up(folder: ShardFolder, counted: list[ShardFiles], name: str) -> File:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.lexical.words import Words
+from pipeline.sharded.arrow_file import read_arrow, write_arrow
 
 _SCHEMA = pa.schema([pa.field("word", pa.string(), False), pa.field("passages", pa.int64(), False)])
 
@@ -38,13 +39,11 @@ class Statistics:
     def save(self, path: Path) -> None:
         counts = {b"passages": str(self.passages), b"tokens": str(self.tokens)}
         table = self.frequencies.combine_chunks().cast(_SCHEMA).replace_schema_metadata(counts)
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
+        write_arrow(path, table)
 
     @classmethod
     def open(cls, path: Path) -> Statistics:
-        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-            table = reader.read_all()
+        table = read_arrow(path)
         counts = table.schema.metadata
         return cls(table, int(counts[b"passages"]), int(counts[b"tokens"]))
 

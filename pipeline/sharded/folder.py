@@ -22,7 +22,7 @@ from typing import Any
 from pyarrow import fs
 
 from pipeline.errors import RayrieverError
-from pipeline.workspace import Workspace, cache_folder, explained_write_errors, sha256
+from pipeline.workspace import Artifact, Workspace, cache_folder, explained_write_errors, sha256
 
 _GENERATION = re.compile(r"generation-(\d{6})\.json")
 _NOTE = ".built.json"
@@ -84,6 +84,11 @@ class ShardFolder:
 
     uri: str  # of the workspace
     path: str
+
+    @classmethod
+    def of(cls, artifact: Artifact, directory: str) -> ShardFolder:
+        """The folder of that name of a finished stage."""
+        return cls(artifact.workspace.uri, f"{artifact.folder}/{directory}")
 
     @property
     def workspace(self) -> Workspace:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.sharded.arrow_file import read_arrow, write_arrow
 from pipeline.sharded.folder import ShardFiles, ShardFolder
 
 # Roles of a shard's files
@@ -31,16 +32,14 @@ class IdMap:
 
     @classmethod
     def open(cls, path: Path) -> IdMap:
-        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-            if not reader.schema.equals(_SCHEMA):
-                raise ValueError(f"columns {', '.join(reader.schema.names)} instead of passage_id")
-            ids = reader.read_all()["passage_id"].combine_chunks()
+        table = read_arrow(path)
+        if not table.schema.equals(_SCHEMA):
+            raise ValueError(f"columns {', '.join(table.schema.names)} instead of passage_id")
+        ids = table["passage_id"].combine_chunks()
         return cls(ids if isinstance(ids, pa.Array) else pa.array([], pa.string()))
 
     def save(self, path: Path) -> None:
-        table = pa.Table.from_arrays([self.ids], schema=_SCHEMA)
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
-            writer.write_table(table)  # one batch, so that reading it copies nothing
+        write_arrow(path, pa.Table.from_arrays([self.ids], schema=_SCHEMA))
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -108,6 +108,46 @@ ORDER = _schema(
     ("grades", pa.list_(pa.float64())),  # of each passage: recorded, or the strength fitted to its comparisons
 )
 
+CANDIDATE = _schema(  # a passage of a query that the teacher is to rank
+    ("query_id", pa.string()),
+    ("passage_id", pa.string()),
+    ("rank", pa.int64()),  # from 1, in the merged list
+    ("score", pa.float64()),  # of the merged list
+    ("sources", pa.list_(pa.string())),  # who found it, and with which rank and score
+    ("ranks", pa.list_(pa.int64())),
+    ("scores", pa.list_(pa.float64())),
+)
+
+PERMUTATION = _schema(  # one answer about one window of a list, or one whole ranking that was recorded
+    ("query_id", pa.string()),
+    ("number", pa.int64()),  # of the pass over the list, from 0
+    ("window", pa.int64()),  # of the window in its pass, from 0
+    ("shown", pa.list_(pa.string())),  # passages in the order shown
+    ("ranked", pa.list_(pa.string())),  # best first; empty where the answer was no ranking
+    ("answer", pa.string(), True),  # the LLM's own words; none where the ranking was recorded
+    ("outcome", pa.string()),  # ok | repaired | repetition | missing | foreign | wrong_format | error | recorded
+)
+
+RANKED_LIST = _schema(  # what all passes over a list come to
+    ("query_id", pa.string()),
+    ("query", pa.string()),
+    ("kind", pa.string()),  # of the query; who ranked: listwise | setwise | fusion | recorded
+    ("teacher", pa.string()),
+    ("passage_ids", pa.list_(pa.string())),  # [n] best first
+    ("scores", pa.list_(pa.float64())),  # [n] Borda share in [0, 1], or the recorded grade
+    # [n (n - 1) / 2] for i < j, row by row: how surely passage i is above j, from -1 to 1; 0 is unknown
+    ("confidence", pa.list_(pa.float32())),
+)
+
+RERANKING_EXAMPLE = _schema(
+    ("query_id", pa.string()),
+    ("query", pa.string()),
+    ("passage_ids", pa.list_(pa.string())),  # as in RANKED_LIST
+    ("passages", pa.list_(pa.string())),  # texts of these
+    ("scores", pa.list_(pa.float64())),
+    ("confidence", pa.list_(pa.float32())),
+)
+
 TRAINING_EXAMPLE = _schema(
     ("query_id", pa.string()),
     ("query", pa.string()),

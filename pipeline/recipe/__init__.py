@@ -12,6 +12,13 @@ from pipeline.recipe.llm import (
 )
 from pipeline.recipe.load import load_recipe, with_overrides
 from pipeline.recipe.recipe import Key, Recipe, describe, section_of
+from pipeline.recipe.reranking import (
+    CandidatesSection,
+    PermutationsSection,
+    ScorerSection,
+    Source,
+    SparseSection,
+)
 from pipeline.recipe.run import AblateSection, RaySection, TrackingSection
 from pipeline.recipe.search import EncoderSection, EvaluateSection, IndexSection
 from pipeline.recipe.section import Section
@@ -30,6 +37,7 @@ __all__ = [
     "AlignSection",
     "BatchSection",
     "BudgetSection",
+    "CandidatesSection",
     "CorpusSection",
     "DatasetSection",
     "DistillSection",
@@ -41,13 +49,17 @@ __all__ = [
     "LexicalSection",
     "LlmSection",
     "NegativesSection",
+    "PermutationsSection",
     "PreferencesSection",
     "PriceSection",
     "QueriesSection",
     "QueryKind",
     "RaySection",
     "Recipe",
+    "ScorerSection",
     "Section",
+    "Source",
+    "SparseSection",
     "SynthesisSection",
     "SyntheticKind",
     "TeacherSection",

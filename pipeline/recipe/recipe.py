@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from pipeline.recipe.corpus import CorpusSection, LexicalSection, QueriesSection
 from pipeline.recipe.llm import LlmSection, PreferencesSection, SynthesisSection
+from pipeline.recipe.reranking import CandidatesSection, PermutationsSection, ScorerSection, SparseSection
 from pipeline.recipe.run import AblateSection, RaySection, TrackingSection
 from pipeline.recipe.search import EncoderSection, EvaluateSection, IndexSection
 from pipeline.recipe.section import Section
@@ -33,6 +34,10 @@ class Recipe(Section):
     preferences: PreferencesSection | None = Field(None, description="Compare the tuned encoder's hits; default: no.")
     align: AlignSection | None = Field(None, description="Stage 2, on the preferences; default: none.")
     index: IndexSection = IndexSection()
+    scorer: ScorerSection = ScorerSection()
+    sparse: SparseSection | None = Field(None, description="Learned sparse retrieval as a source; default: none.")
+    candidates: CandidatesSection | None = Field(None, description="Find candidates for the reranker; default: no.")
+    permutations: PermutationsSection | None = Field(None, description="Let a teacher rank lists; default: no.")
     evaluate: EvaluateSection = EvaluateSection()
     ablate: AblateSection | None = Field(None, description="Arms of `rayriever ablate`.")
     tracking: TrackingSection = TrackingSection()

@@ -91,7 +91,7 @@ class CandidatesSection(Section):
     floor: int = Field(
         3,
         ge=0,
-        description="union: places of a list that every source is sure of, for its best hits, where it has them.",
+        description="union: places of a list that every source is sure of, for its best hits.",
     )
     depth: int = Field(100, ge=2, le=1000, description="cross_encoder: hits of BM25 that it puts in order.")
     rrf_k: int = Field(60, ge=1, description="Constant of reciprocal rank fusion.")

@@ -26,7 +26,9 @@ from pipeline.progress import Silent
 from pipeline.recipe import Recipe
 from pipeline.records import TRAINING_EXAMPLE
 from pipeline.stage import StageContext
+from pipeline.training.encoder_learner import EncoderTrainee
 from pipeline.training.example_store import ExampleStore
+from pipeline.training.examples import example_rows
 from pipeline.training.fit import fit
 from pipeline.training.job import TrainingSet
 from pipeline.training.join import Sources, as_tables
@@ -101,7 +103,7 @@ def join(ctx: StageContext) -> dict[str, float]:
 
 def read(ctx: StageContext) -> dict[str, float]:
     with Peaks() as peaks:
-        store = ExampleStore(ctx.workspace, ctx.out.parts("examples"))
+        store = ExampleStore(ctx.workspace, ctx.out.parts("examples"), example_rows)
     chance = random.Random(0)
     rows = [chance.randrange(len(store)) for _ in range(READS)]
     began = time.perf_counter()
@@ -118,7 +120,8 @@ def train(ctx: StageContext, arguments: argparse.Namespace) -> dict[str, float]:
     section = ctx.recipe.distill
     visited = Dataset(0, arguments.rows, weight=arguments.steps * section.batch_size / arguments.rows)
     with Peaks() as peaks:
-        fit(ctx, "distill", section, TrainingSet(ctx.out.parts("examples"), (visited,)), dev=None, start=None)
+        trainee = EncoderTrainee(ctx.recipe.encoder, None, section, None, None)
+        fit(ctx, "distill", section, TrainingSet(ctx.out.parts("examples"), (visited,)), trainee)
     return {
         "train_steps": ctx.out.outcomes["steps"],
         "train_seconds": round(peaks.seconds, 1),

@@ -98,7 +98,7 @@ def train_ours(encoder: SentenceTransformer, pairs: list[Pair], arguments: argpa
     """Seconds and CPU seconds of all steps but the first."""
     section = our_section(arguments.tokens_per_batch, "bfloat16", KEPT_TOKENS[arguments.side])
     model = weights.prepare(encoder, section, torch.device("cpu"))
-    optimizer = weights.optimizer(model, section)
+    optimizer = weights.optimizer(model.parameters(), section)
     recipe, visit, examples = step_recipe(section), distill_visit(section), as_examples(pairs)
     clock = Clock()
     for step in range(arguments.steps):

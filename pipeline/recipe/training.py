@@ -55,12 +55,13 @@ class TeacherSection(Section):
 
 
 class TrainingSection(Section):
-    """What both trainings have in common."""
+    """What all trainings have in common."""
 
     seed: int | None = Field(None, ge=0, description="Seed of batches and dropout; default: the recipe's.")
-    temperature: float = Field(0.05, gt=0, description="tau of Kim & Baek 2025: similarities are divided by it.")
     learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate of AdamW.")
-    schedule: Literal["linear", "cosine"] = Field("linear", description="Decay of the learning rate after warm-up.")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="Decay of the learning rate after warm-up."
+    )
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay.")
     max_gradient_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     warmup_ratio: float = Field(
@@ -71,14 +72,7 @@ class TrainingSection(Section):
     )
     epochs: int = Field(3, ge=1, description="Visits of every train query.")
     max_tokens: int | None = Field(
-        None, ge=8, description="Longest training input; default: the encoder's own. Shorter is faster."
-    )
-    matryoshka: tuple[int, ...] = Field(
-        (),
-        description="Also train the first n dimensions to be vectors of their own, for each n (Kusupati et al. 2022).",
-    )
-    lora_rank: int | None = Field(
-        None, ge=1, description="Train low-rank adapters of this rank, merged when saved; default: every weight."
+        None, ge=8, description="Longest training input; default: the model's own. Shorter is faster."
     )
     evaluations_per_epoch: int = Field(
         1, ge=0, description="Dev evaluations, each with a checkpoint; 0: one at the end, whose weights are kept."
@@ -86,16 +80,13 @@ class TrainingSection(Section):
     patience: int | None = Field(
         None, ge=1, description="Stop after this many dev evaluations without a better one; default: never."
     )
-    dev_passages: int = Field(
-        2000, ge=10, description="Passages ranked in a dev evaluation: the judged ones and a seeded sample."
-    )
     dtype: Literal["bfloat16", "float32"] = Field(
         "bfloat16", description="Precision of the forward pass; weights and losses are float32."
     )
     activation_tokens: int | None = execution(
         8192,
-        "Tokens of a step whose activations are kept. The rest is embedded twice (gradient cache, Gao et al. 2021):"
-        " the same gradient in bounded memory. A small encoder takes 0.3 MB per token; none: keep all.",
+        "Tokens of a step whose activations are kept. The rest passes the model twice (gradient cache, Gao et al. 2021"
+        "): the same gradient in bounded memory. A small model takes 0.3 MB per token; none: keep all.",
         ge=0,
     )
     gradient_checkpointing: bool = execution(False, "Recompute activations layer by layer: less memory, slower.")
@@ -103,7 +94,6 @@ class TrainingSection(Section):
     min_workers: int | None = execution(
         None, "Go on with as few as these when nodes are lost, and grow again; default: `workers`.", ge=1
     )
-    sharded: bool = execution(False, "Spread weights and optimiser over the workers (FSDP2); for large models.")
     use_gpu: bool = execution(False, "One GPU per worker.")
     cpus_per_worker: float = execution(2, "CPUs reserved per worker, and its threads.", gt=0)
     tokens_per_batch: int = execution(
@@ -117,6 +107,23 @@ class TrainingSection(Section):
         if self.patience is not None and not self.evaluations_per_epoch:
             raise ValueError("patience counts dev evaluations: raise evaluations_per_epoch, or take patience out")
         return self
+
+
+class EncoderTrainingSection(TrainingSection):
+    """What both trainings of the encoder have in common."""
+
+    temperature: float = Field(0.05, gt=0, description="tau of Kim & Baek 2025: similarities are divided by it.")
+    matryoshka: tuple[int, ...] = Field(
+        (),
+        description="Also train the first n dimensions to be vectors of their own, for each n (Kusupati et al. 2022).",
+    )
+    lora_rank: int | None = Field(
+        None, ge=1, description="Train low-rank adapters of this rank, merged when saved; default: every weight."
+    )
+    dev_passages: int = Field(
+        2000, ge=10, description="Passages ranked in a dev evaluation: the judged ones and a seeded sample."
+    )
+    sharded: bool = execution(False, "Spread weights and optimiser over the workers (FSDP2); for large models.")
 
 
 class DatasetSection(Section):
@@ -136,7 +143,7 @@ class DatasetSection(Section):
 SyntheticKind = Literal["decomposition", "positive", "negative"]
 
 
-class DistillSection(TrainingSection):
+class DistillSection(EncoderTrainingSection):
     loss: Literal["soft_nn", "supcon", "infonce"] = Field(
         "soft_nn",
         description="'soft_nn' is the paper's; 'supcon' averages over positives; 'infonce' attracts labels only.",
@@ -172,7 +179,7 @@ class DistillSection(TrainingSection):
     own_weight: float = Field(1.0, gt=0, description="Visits of each of the recipe's own queries per epoch.")
 
 
-class AlignSection(TrainingSection):
+class AlignSection(EncoderTrainingSection):
     loss: Literal["partial_pl", "bradley_terry", "listwise", "margin_mse"] = Field(
         "partial_pl",
         description="'partial_pl': preferred, then the other, then the batch (the paper); 'bradley_terry': the pair "

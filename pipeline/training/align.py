@@ -16,6 +16,7 @@ from pipeline.workspace import Artifact
 
 def run(ctx: StageContext) -> None:
     """Write tables `examples`, `curve`, `metrics` and folder `model`, as the distill stage does."""
+    from pipeline.training.encoder_learner import EncoderTrainee
     from pipeline.training.fit import fit
 
     section = ctx.recipe.align
@@ -38,7 +39,8 @@ def run(ctx: StageContext) -> None:
     examples = TrainingSet(ctx.out.parts("examples"), (Dataset(0, rows),))
     if section.replay:
         examples = with_replay(examples, ctx.inputs["distill"], section.replay)
-    fit(ctx, "align", section, examples, dev_set(ctx, section.dev_passages), ctx.inputs["distill"].manifest.place)
+    start, dev = ctx.inputs["distill"].manifest.place, dev_set(ctx, section.dev_passages)
+    fit(ctx, "align", section, examples, EncoderTrainee(ctx.recipe.encoder, start, ctx.recipe.distill, section, dev))
 
 
 def with_replay(preferred: TrainingSet, stage_1: Artifact, visits: float) -> TrainingSet:

@@ -25,6 +25,7 @@ from pipeline.training.sampler import Dataset
 
 def run(ctx: StageContext) -> None:
     """Write tables `examples`, `datasets`, `curve`, `metrics` and folder `model`: the checkpoint best on dev."""
+    from pipeline.training.encoder_learner import EncoderTrainee
     from pipeline.training.fit import fit
 
     section = ctx.recipe.distill
@@ -38,7 +39,8 @@ def run(ctx: StageContext) -> None:
     ctx.out.table("datasets", pa.Table.from_pylist([vars(each) for each in datasets], schema=DATASET), DATASET)
     examples = TrainingSet(ctx.out.parts("examples"), tuple(datasets))
     start = ctx.inputs["distill"].manifest.place if "distill" in ctx.inputs else None  # the round before
-    fit(ctx, "distill", section, examples, dev_set(ctx, section.dev_passages), start)
+    trainee = EncoderTrainee(ctx.recipe.encoder, start, section, None, dev_set(ctx, section.dev_passages))
+    fit(ctx, "distill", section, examples, trainee)
 
 
 def _write_examples(ctx: StageContext) -> list[Dataset]:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.records import TRAINING_EXAMPLE
+from pipeline.training.example_store import RowKind
 
 
 @dataclass(frozen=True)
@@ -43,3 +44,13 @@ def _from_row(row: Mapping[str, Any]) -> Example:
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in row.items()}
     values["orders"] = tuple(map(tuple, row["orders"]))
     return Example(**values)
+
+
+def _conformed(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """With every column of the schema: rows of an earlier version have no weight."""
+    if "weight" not in batch.schema.names:
+        batch = batch.append_column("weight", pa.array([1.0] * batch.num_rows))
+    return batch.select(TRAINING_EXAMPLE.names).cast(TRAINING_EXAMPLE)
+
+
+example_rows = RowKind(TRAINING_EXAMPLE, _conformed, from_table)

@@ -20,8 +20,8 @@ from pipeline.progress import Progress
 from pipeline.ray_session import ensure_ray, explained_ray_errors, require_resources
 from pipeline.recipe import TrainingSection
 from pipeline.stage import StageContext
-from pipeline.training.dev import DevSet
 from pipeline.training.job import SCORE, STATE, Outcome, TrainingJob, TrainingSet
+from pipeline.training.learner import Trainee
 from pipeline.training.loop import train_worker
 from pipeline.training.sampler import Dataset
 from pipeline.training.tracking import Tracker
@@ -29,10 +29,6 @@ from pipeline.training.weights import MODEL
 
 CURVE = pa.schema([("step", pa.int64()), ("loss", pa.float64()), (SCORE, pa.float64())])
 _FIGURES = ("loss", "learning_rate", "gradient_norm", "tokens_per_second")
-_COSINES = ("cosine_labelled", "cosine_synthetic", "cosine_repelled")
-METRICS = pa.schema(
-    [("step", pa.int64()), ("epoch", pa.int64()), *((name, pa.float64()) for name in (*_FIGURES, *_COSINES))]
-)
 
 # A worker's death restarts training from the last checkpoint; more deaths than this are no accident.
 _MAX_FAILURES = 3
@@ -45,8 +41,7 @@ def fit(
     stage: str,
     section: TrainingSection,
     examples: TrainingSet,
-    dev: DevSet | None,
-    start: tuple[str, str] | None,
+    trainee: Trainee,
 ) -> None:
     """Train; write tables `curve`, `metrics` and folder `model`, the best on dev."""
     _check_rows(ctx, stage, section, examples.datasets)
@@ -63,17 +58,14 @@ def fit(
         job = TrainingJob(
             stage=stage,
             workspace=ctx.workspace.uri,
-            encoder=ctx.recipe.encoder,
-            start=start,
-            distill=ctx.recipe.distill,
-            align=ctx.recipe.align if stage == "align" else None,
+            section=section,
             seed=seed,
             examples=examples,
-            dev=dev,
+            trainee=trainee,
             listener=listener,
         )
         result = _train(ctx, stage, section, job)
-    _keep_best(ctx, stage, result)
+    _keep_best(ctx, trainee.figures, result)
 
 
 def _check_rows(ctx: StageContext, stage: str, section: TrainingSection, datasets: Sequence[Dataset]) -> None:
@@ -142,14 +134,21 @@ def _first_cause(stage: str, error: Any, advice: str) -> BaseException:
     return RayrieverError(f"{stage}: training failed: {type(cause).__name__}: {str(cause)[:500]}. {advice}")
 
 
-def _keep_best(ctx: StageContext, stage: str, result: Any) -> None:
+def metrics_schema(figures: Sequence[str]) -> pa.Schema:
+    """One row per step; a figure is null where the step had nothing of its kind."""
+    named = [(name, pa.float64()) for name in (*_FIGURES, *figures)]
+    return pa.schema([("step", pa.int64()), ("epoch", pa.int64()), *named])
+
+
+def _keep_best(ctx: StageContext, figures: Sequence[str], result: Any) -> None:
     outcome: Outcome = result.return_value
     if outcome.error:
         # Nothing to resume: the same weights would fail at the same step.
         ctx.workspace.delete_folder("training", ctx.out.key)
         raise RayrieverError(outcome.error)
     ctx.out.table("curve", pa.Table.from_pylist(outcome.curve, schema=CURVE), CURVE)
-    ctx.out.table("metrics", pa.Table.from_pylist(outcome.metrics, schema=METRICS), METRICS)
+    schema = metrics_schema(figures)
+    ctx.out.table("metrics", pa.Table.from_pylist(outcome.metrics, schema=schema), schema)
     for point in outcome.curve:
         if point[SCORE] is not None:
             ctx.progress.message(f"step {point['step']}: dev nDCG@10 {point[SCORE]:.4f}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from pipeline.encoder.model import save_model
 from pipeline.errors import RayrieverError
-from pipeline.recipe import TrainingSection
+from pipeline.recipe import EncoderTrainingSection, TrainingSection
 from pipeline.training.bi_encoder import BiEncoder
 
 _WEIGHTS, _OPTIMIZER = "trained.safetensors", "optimizer.pt"
@@ -30,7 +30,7 @@ Blank = Callable[[], SentenceTransformer]
 MODEL = "model"
 
 
-def prepare(encoder: SentenceTransformer, section: TrainingSection, device: torch.device) -> BiEncoder:
+def prepare(encoder: SentenceTransformer, section: EncoderTrainingSection, device: torch.device) -> BiEncoder:
     """The encoder with its adapters, on its device, spread over the workers where the recipe asks for it."""
     if section.lora_rank is not None:
         _add_adapters(encoder, section.lora_rank)
@@ -45,12 +45,14 @@ def prepare(encoder: SentenceTransformer, section: TrainingSection, device: torc
     return model
 
 
-def optimizer(model: BiEncoder, section: TrainingSection) -> torch.optim.AdamW:
+def optimizer(
+    parameters: Sequence[torch.nn.Parameter], section: TrainingSection, fused: bool = True
+) -> torch.optim.AdamW:
     """AdamW; biases and the scales of normalisations do not decay."""
-    decaying = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
+    decaying = [p for p in parameters if p.ndim > 1]
+    others = [p for p in parameters if p.ndim <= 1]
     groups = [{"params": decaying, "weight_decay": section.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=section.learning_rate, fused=not section.sharded)
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=section.learning_rate, fused=fused)
 
 
 def save(model: BiEncoder, steps: torch.optim.Optimizer, blank: Blank, folder: Path | None) -> None:
@@ -58,25 +60,31 @@ def save(model: BiEncoder, steps: torch.optim.Optimizer, blank: Blank, folder: P
 
     Every worker must call it where weights are spread; those without a `folder` write nothing.
     """
+    weights = save_state(model.encoder, steps, folder)
+    if folder is not None:
+        save_model(_released(model, weights, blank), folder / MODEL)
+
+
+def save_state(module: torch.nn.Module, steps: torch.optim.Optimizer, folder: Path | None) -> dict[str, Any]:
+    """Write what `restore` reads, and return every weight of the module, on the CPU."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    weights: dict[str, Any] = dict(get_model_state_dict(model.encoder, options=options))
-    moments = get_optimizer_state_dict(model.encoder, steps, options=options)
-    if folder is None:
-        return
-    learning = {name for name, parameter in model.encoder.named_parameters() if parameter.requires_grad}
-    kept = {name: value.contiguous() for name, value in weights.items() if name in learning}
-    save_file(kept, str(folder / _WEIGHTS))
-    torch.save(moments, folder / _OPTIMIZER)
-    save_model(_released(model, weights, blank), folder / MODEL)
+    weights: dict[str, Any] = dict(get_model_state_dict(module, options=options))
+    moments = get_optimizer_state_dict(module, steps, options=options)
+    if folder is not None:
+        learning = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+        kept = {name: value.contiguous() for name, value in weights.items() if name in learning}
+        save_file(kept, str(folder / _WEIGHTS))
+        torch.save(moments, folder / _OPTIMIZER)
+    return weights
 
 
-def restore(model: BiEncoder, steps: torch.optim.Optimizer, folder: Path) -> None:
+def restore(module: torch.nn.Module, steps: torch.optim.Optimizer, folder: Path) -> None:
     """Continue from a checkpoint: weights and moments as they were, to the bit."""
     options = StateDictOptions(full_state_dict=True, strict=False)
     weights: dict[str, Any] = dict(load_file(str(folder / _WEIGHTS)))
-    set_model_state_dict(model.encoder, weights, options=options)
+    set_model_state_dict(module, weights, options=options)
     moments = torch.load(folder / _OPTIMIZER, weights_only=True)
-    set_optimizer_state_dict(model.encoder, steps, moments, options=StateDictOptions(full_state_dict=True))
+    set_optimizer_state_dict(module, steps, moments, options=StateDictOptions(full_state_dict=True))
 
 
 def _released(model: BiEncoder, weights: dict[str, Any], blank: Blank) -> SentenceTransformer:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.training.example_store import ExampleStore
-from pipeline.training.examples import Example, from_table, to_table
+from pipeline.training.examples import Example, example_rows, from_table, to_table
 from pipeline.workspace import Workspace
 
 EXAMPLES = [
@@ -27,7 +27,7 @@ def test_rows_are_those_of_all_parts_in_order(tmp_path: Path):
     for number, (start, stop) in enumerate([(0, 257), (257, 258), (258, 700)]):
         paths.append(workspace.path("examples", f"part-{number}.parquet"))
         workspace.write_table(paths[-1], to_table(EXAMPLES[start:stop]))
-    store = ExampleStore(workspace, paths)
+    store = ExampleStore(workspace, paths, example_rows)
     assert len(store) == 700
     assert [store[row] for row in range(700)] == EXAMPLES
     assert store[255:260] == EXAMPLES[255:260]

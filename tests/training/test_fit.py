@@ -15,7 +15,8 @@ from pipeline.stage import StageContext
 from pipeline.training import distill
 from pipeline.training.bi_encoder import BiEncoder
 from pipeline.training.dev import DevSet, dev_score, dev_set
-from pipeline.training.fit import METRICS
+from pipeline.training.fit import metrics_schema
+from pipeline.training.step import FIGURES
 from pipeline.workspace import Artifact, ArtifactWriter
 from tests.training.trained import TrainingShelf
 
@@ -54,7 +55,7 @@ def metrics(artifact: Artifact) -> list[dict[str, Any]]:
 
 def test_every_step_leaves_a_row_of_finite_figures(trained: tuple[Artifact, list[str]]):
     rows = metrics(trained[0])  # nine queries in batches of four: the last, of one row, joins the one before
-    assert trained[0].table("metrics").schema == METRICS
+    assert trained[0].table("metrics").schema == metrics_schema(FIGURES)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert [row["epoch"] for row in rows] == [0, 0, 1, 1, 2, 2]
     rates = [1, 5 / 5, 4 / 5, 3 / 5, 2 / 5, 1 / 5]  # one step of warm-up

@@ -7,10 +7,9 @@ import torch
 
 from pipeline.recipe import AlignSection, DistillSection, EncoderSection
 from pipeline.training.batch import assemble
+from pipeline.training.encoder_learner import EncoderTrainee
 from pipeline.training.examples import Example
-from pipeline.training.job import TrainingJob, TrainingSet
 from pipeline.training.objective import align_objective, align_visit, distill_objective, distill_visit
-from pipeline.training.sampler import Dataset
 
 LISTED = {"candidate_ids": ("1", "2", "3"), "candidates": ("A", "B", "C"), "grades": (1.2, 0.9, 0.5)}
 
@@ -78,12 +77,10 @@ def test_every_alignment_loss_falls_when_the_preferred_one_rises(loss: str):
 def test_replayed_rows_are_visited_and_scored_as_stage_one_does():
     """Scored as preferences, a teacher's list would be an order, and a label nothing at all."""
     distill, align = DistillSection(loss="infonce", temperature=0.1), AlignSection(loss="listwise", temperature=0.2)
-    examples = TrainingSet([], (Dataset(0, 5), Dataset(5, 3)), replayed_from=5)
-    job = TrainingJob("align", "w", EncoderSection(), None, distill, align, 0, examples, None, None)
-    own, replayed = job.task(4), job.task(5)
+    trainee = EncoderTrainee(EncoderSection(), None, distill, align, None)
+    own, replayed = trainee.task(4, replayed_from=5), trainee.task(5, replayed_from=5)
     assert (own.visit, own.step.temperature) == (align_visit(align), 0.2)
     assert (replayed.visit, replayed.step.temperature) == (distill_visit(distill), 0.1)
     assert replayed.visit.contrast and not own.visit.contrast
-    alone = replace(job, align=None, examples=TrainingSet([], (Dataset(0, 8),)))
-    assert alone.task(0).visit == distill_visit(distill)
-    assert replace(job, examples=TrainingSet([], (Dataset(0, 8),))).task(7).visit == align_visit(align)
+    assert replace(trainee, align=None).task(0, None).visit == distill_visit(distill)
+    assert trainee.task(7, None).visit == align_visit(align)

@@ -16,8 +16,9 @@ from pipeline.training import weights
 from pipeline.training.batch import Visit, assemble
 from pipeline.training.bi_encoder import BiEncoder
 from pipeline.training.examples import Example
+from pipeline.training.group import Group
 from pipeline.training.sampler import worker_slice
-from pipeline.training.step import Group, StepRecipe, accumulate_gradient
+from pipeline.training.step import StepRecipe, accumulate_gradient
 from tests.training.test_step import assert_same, recipe_of
 
 TEXTS = ["red apple", "a rather longer text about the green tea of last night", "x"]
@@ -46,7 +47,7 @@ def train(encoder: Path, folder: Path, sharded: bool, group: Group, **values: ob
         torch.manual_seed(0)
         model = weights.prepare(blank(), section, torch.device("cpu"))
         model.encoder.eval()  # dropout differs from worker to worker, as it should
-        return model, weights.optimizer(model, section)
+        return model, weights.optimizer(model.parameters(), section, fused=not section.sharded)
 
     step, _ = recipe_of("soft_nn", section.activation_tokens)
     step = StepRecipe(step.objective, 0.05, activation_tokens=section.activation_tokens)
@@ -66,7 +67,7 @@ def train(encoder: Path, folder: Path, sharded: bool, group: Group, **values: ob
                 dist.barrier()
             found["vectors"] = {"all": model.vectors(TEXTS, PASSAGE)}
             model, optimizer = fresh()
-            weights.restore(model, optimizer, folder / "rank-0")
+            weights.restore(model.encoder, optimizer, folder / "rank-0")
         optimizer.zero_grad()
         accumulate_gradient(model, batch, step, group)
         named = model.encoder.named_parameters()

@@ -15,7 +15,9 @@ from pipeline.recipe import AlignSection, DistillSection, EncoderSection
 from pipeline.training import objective, weights
 from pipeline.training.batch import Batch, Visit, assemble
 from pipeline.training.examples import Example
-from pipeline.training.step import Group, StepRecipe, _cached, accumulate_gradient
+from pipeline.training.gradient_cache import cached_passes
+from pipeline.training.group import Group
+from pipeline.training.step import StepRecipe, accumulate_gradient
 
 DISTILL = DistillSection(dtype="float32")
 ALIGN = AlignSection(dtype="float32")
@@ -108,11 +110,11 @@ def test_activations_are_kept_within_their_budget_and_no_more(tiny_encoder: Path
     sizes = [piece.size for piece in pieces]
     assert len(sizes) > 3
     for budget in range(0, sum(sizes) + 10, 7):
-        cached = _cached(pieces, budget)
+        cached = cached_passes(sizes, budget)
         kept = sum(sizes[cached:])
         assert kept <= budget or cached == len(sizes) - 1, "the last pass always keeps its own"
         assert cached == 0 or kept + sizes[cached - 1] > budget
-    assert _cached(pieces, None) == 0
+    assert cached_passes(sizes, None) == 0
 
 
 def test_gradient_does_not_depend_on_the_micro_batches(tiny_encoder: Path):
@@ -184,7 +186,7 @@ def test_loss_falls_when_the_same_batch_is_trained_on(tiny_encoder: Path):
     torch.manual_seed(0)
     section = DistillSection(learning_rate=1e-3)
     model = weights.prepare(load_model(EncoderSection(model=str(tiny_encoder))), section, torch.device("cpu"))
-    optimizer = weights.optimizer(model, section)
+    optimizer = weights.optimizer(model.parameters(), section)
     step, visit = recipe_of("soft_nn", kept=0)
     losses = []
     for _ in range(15):

@@ -37,7 +37,7 @@ class Training:
         self.encoder = encoder
         torch.manual_seed(0)
         self.model = weights.prepare(self.blank(), chosen, CPU)
-        self.optimizer = weights.optimizer(self.model, chosen)
+        self.optimizer = weights.optimizer(self.model.parameters(), chosen, fused=not chosen.sharded)
         self.recipe, visit = recipe_of("soft_nn", kept=0)
         self.recipe = StepRecipe(self.recipe.objective, 0.05, matryoshka=chosen.matryoshka)
         self.batch = uneven_batch(visit)
@@ -82,7 +82,7 @@ def test_restored_training_continues_to_the_bit(values: dict[str, object], tiny_
     expected = [whole.step(number) for number in (3, 4)]
 
     resumed = Training(tiny_encoder, section(**values))
-    weights.restore(resumed.model, resumed.optimizer, tmp_path / "checkpoint")
+    weights.restore(resumed.model.encoder, resumed.optimizer, tmp_path / "checkpoint")
     assert_equal(resumed.state(), at_checkpoint)
     assert [resumed.step(number) for number in (3, 4)] == expected
     assert_equal(resumed.state(), whole.state())

@@ -27,7 +27,7 @@ from pipeline.workspace import Artifact, Workspace, cache_folder, explained_writ
 _GENERATION = re.compile(r"generation-(\d{6})\.json")
 _NOTE = ".built.json"
 # What shards hold
-VECTORS, WORDS, PASSAGES = "vectors", "words", "passages"
+VECTORS, WORDS, TERMS, PASSAGES = "vectors", "words", "terms", "passages"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Generation:
 
     number: int
     about: Mapping[str, Any]
-    shards: Mapping[str, tuple[ShardFiles, ...]]  # by what they hold: VECTORS, WORDS, PASSAGES
+    shards: Mapping[str, tuple[ShardFiles, ...]]  # by what they hold: VECTORS, WORDS, TERMS, PASSAGES
     extra: Mapping[str, File] = field(default_factory=dict)  # files that all shards of a kind share
 
     @property

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import RayrieverError
-from pipeline.evaluation.encoders import dense_systems
+from pipeline.encoder.systems import dense_systems
 from pipeline.mining.search import search_index
 from pipeline.recipe import Recipe
 from pipeline.workspace import Artifact

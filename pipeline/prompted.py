@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow.compute as pc
@@ -11,8 +11,9 @@ from pipeline.errors import RayrieverError
 from pipeline.llm.prompts import load
 from pipeline.llm.requests import Request, Sampling
 from pipeline.queries.generate import WRITTEN, assign, query_requests
-from pipeline.recipe import Recipe
+from pipeline.recipe import PermutationsSection, Recipe
 from pipeline.records import full_text
+from pipeline.reranking.prompting import AGAIN, LISTWISE, SETWISE, Questions, Window, shown_text
 from pipeline.synthesis.stage import document_requests, words_of
 from pipeline.workspace import Artifact
 
@@ -40,6 +41,8 @@ def example(task: str, recipe: Recipe, finished: Mapping[str, Artifact]) -> Exam
         return Example(task, prompt.messages(), prompt.sampling())
     corpus, queries = _needed(finished, "corpus"), _needed(finished, "queries")
     query, passages = _judged_query(queries, corpus)
+    if task in (LISTWISE, AGAIN, SETWISE):
+        return _ranked(task, recipe, query, passages)
     if task == "verdict":
         return Example(task, prompt.messages(query=query, passage=passages[0]), prompt.sampling())
     if task == "preference":
@@ -50,6 +53,16 @@ def example(task: str, recipe: Recipe, finished: Mapping[str, Artifact]) -> Exam
         recipe = recipe.model_copy(update={"synthesis": chosen})
     asked = document_requests(recipe, [query], words_of(recipe, finished))
     return _shown(task, next(request for request in asked if request.purpose == document))
+
+
+def _ranked(task: str, recipe: Recipe, query: str, passages: Sequence[str]) -> Example:
+    """A window of two passages; an answer that is asked for again is one in prose."""
+    section = recipe.permutations or PermutationsSection()
+    method = "setwise" if task == SETWISE else "listwise"
+    questions = Questions.with_method(recipe.llm, section.model_copy(update={"method": method}))
+    window = Window(query, tuple(shown_text(passage, section.max_words) for passage in passages))
+    asked = questions.second_request(window, "The first one.") if task == AGAIN else questions.request(window)
+    return _shown(task, asked)
 
 
 def _shown(task: str, request: Request) -> Example:

@@ -17,10 +17,13 @@ from pipeline.mining import teacher
 from pipeline.preferences import stage as preferences
 from pipeline.queries import stage as queries
 from pipeline.recipe import Recipe
-from pipeline.rounds import in_rounds
+from pipeline.reranking import candidates
+from pipeline.reranking import stage as reranking
+from pipeline.rounds import encoder_in_rounds, reranker_in_rounds
+from pipeline.sparse import stage as sparse
 from pipeline.stage import Stage
 from pipeline.synthesis import stage as synthesis
-from pipeline.training import align, distill
+from pipeline.training import align, distill, rerank
 from pipeline.workspace import digest
 
 _EVERY_STAGE: tuple[Stage, ...] = (
@@ -176,6 +179,70 @@ _EVERY_STAGE: tuple[Stage, ...] = (
         needs="align",
     ),
     Stage(
+        name="sparse",
+        summary="weighted terms of the passages, in shards",
+        inputs=("corpus",),
+        sections=("sparse",),
+        version=1,
+        run=sparse.run,
+        estimate=sparse.estimate,
+        external=sparse.external,
+        needs="sparse",
+    ),
+    Stage(
+        name="candidates",
+        summary="what several retrievers find for the reranker's queries",
+        inputs=(
+            "corpus",
+            "words",
+            "queries",
+            "sparse",
+            "index_base",
+            "distill",
+            "index_tuned",
+            "align",
+            "index_aligned",
+        ),
+        sections=("candidates", "encoder", "seed"),
+        version=1,
+        run=candidates.run,
+        estimate=candidates.estimate,
+        external=candidates.external,
+        needs="candidates",
+    ),
+    Stage(
+        name="permutations",
+        summary="the teacher's order of these candidates, or a recorded one",
+        inputs=("corpus", "queries", "candidates"),
+        sections=("permutations", "seed"),
+        version=1,
+        run=reranking.run,
+        estimate=reranking.estimate,
+        external=reranking.external,
+        needs="permutations",
+    ),
+    Stage(
+        name="rerank",
+        summary="training of the reranker on the teacher's lists",
+        inputs=(
+            "corpus",
+            "words",
+            "queries",
+            "permutations",
+            "index_base",
+            "distill",
+            "index_tuned",
+            "align",
+            "index_aligned",
+        ),
+        sections=("rerank", "scorer", "encoder", "seed"),
+        version=1,
+        run=rerank.run,
+        estimate=rerank.estimate,
+        external=rerank.external,
+        needs="rerank",
+    ),
+    Stage(
         name="evaluate",
         summary="rankings, comparison, gate, report",
         inputs=(
@@ -203,7 +270,8 @@ _EVERY_STAGE: tuple[Stage, ...] = (
 
 def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
     """The stages that the recipe asks for, in order, each reading those that are there."""
-    every = in_rounds(_EVERY_STAGE, 1 if recipe.negatives is None else recipe.negatives.rounds)
+    every = encoder_in_rounds(_EVERY_STAGE, 1 if recipe.negatives is None else recipe.negatives.rounds)
+    every = reranker_in_rounds(every, 1 if recipe.rerank is None else recipe.rerank.rounds)
     chosen = [stage for stage in every if stage.needs is None or getattr(recipe, stage.needs) is not None]
     names = {stage.name for stage in chosen}
     return tuple(replace(stage, inputs=tuple(n for n in stage.inputs if n in names)) for stage in chosen)

@@ -47,12 +47,17 @@ def test_every_task_renders_with_rows_of_the_recipe(recipe: str):
     finish(recipe, "queries")
     for task in tasks():
         shown = rendered(task, recipe)
-        text = shown["messages"][-1]["content"]
+        text = " ".join(message["content"] for message in shown["messages"])
         assert task == "verdict_again" or "thing" in text, task
         assert shown["sampling"]["max_tokens"] > 0
     assert "what is thing 0?" in rendered("verdict", recipe)["messages"][-1]["content"]
     assert "passage number 0" in rendered("verdict", recipe)["messages"][-1]["content"]
-    assert rendered("verdict", recipe)["sampling"] == {"temperature": 0.0, "max_tokens": 8, "seed": None, "choices": []}
+    drawn = {"temperature": 0.0, "seed": None, "choices": [], "ranks_choices": False}
+    assert rendered("verdict", recipe)["sampling"] == {**drawn, "max_tokens": 8}
+    ranked = {**drawn, "choices": ["A", "B"], "ranks_choices": True}
+    assert rendered("setwise", recipe)["sampling"] == {**ranked, "max_tokens": 1}
+    turns = [message["role"] for message in rendered("permutation_again", recipe)["messages"]]
+    assert turns == ["system", "user", "assistant", "user"]
 
 
 def test_rendering_before_its_stage_says_what_to_run(recipe: str):

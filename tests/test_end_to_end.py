@@ -8,11 +8,11 @@ from sentence_transformers import SentenceTransformer
 
 from pipeline.evaluation.report import Report
 from pipeline.evaluation.stage import systems
-from pipeline.evaluation.trec import from_run
 from pipeline.live import search
 from pipeline.recipe import Recipe
 from pipeline.runner import finished_artifacts, plan, run
 from pipeline.stages import stages_of
+from pipeline.trec import from_run
 from pipeline.workspace import Workspace
 from tests.small_run import Recorder, small_recipe, write_corpus, write_like_a_model
 

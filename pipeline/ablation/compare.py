@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.ablation.measure import Judged, Trial
 from pipeline.ablation.result import Figures, Row
-from pipeline.evaluation.encoders import BASE
+from pipeline.encoder.systems import BASE
 from pipeline.evaluation.significance import Comparison, compare
 
 

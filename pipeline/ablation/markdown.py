@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from pipeline.ablation.result import Ablation, Figures, Row, SplitQueries
-from pipeline.evaluation.encoders import BASE
+from pipeline.encoder.systems import BASE
 from pipeline.evaluation.markdown import escape
 from pipeline.evaluation.significance import Comparison
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from pipeline.cli import ablation, collections, indexes, prompts, recipes, results, stages
+from pipeline.cli import ablation, collections, indexes, prompts, rankings, recipes, results, stages
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,  # locals may hold keys
     help="From a corpus and an LLM to a better retriever.",
 )
-for group in (stages, ablation, results, recipes):
+for group in (stages, ablation, results, rankings, recipes):
     app.add_typer(group.app)
 app.add_typer(prompts.app, name="prompt")
 app.add_typer(indexes.app, name="index")

@@ -26,7 +26,7 @@ EncoderName = Annotated[
 def info(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Show what the finished indexes are: kind, shards, size, encoder."""
     with readable_errors():
-        from pipeline.evaluation.encoders import dense_systems
+        from pipeline.encoder.systems import dense_systems
         from pipeline.index.manifest import About
         from pipeline.index.search import folder_of
         from pipeline.sharded.folder import VECTORS

@@ -140,8 +140,8 @@ def hits(
     with readable_errors():
         from pyarrow.parquet import read_table
 
-        from pipeline.evaluation.trec import to_run
         from pipeline.export import new_file
+        from pipeline.trec import to_run
 
         artifact = finished_artifacts_of(recipe, overrides).get(stage)
         if artifact is None or "hits" not in artifact.manifest.tables:

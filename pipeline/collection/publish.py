@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.collection.about import DEFAULT, About, collection_folder
 from pipeline.collection.passages import write_shards
 from pipeline.errors import RayrieverError
-from pipeline.evaluation.encoders import DenseSystem
+from pipeline.encoder.systems import DenseSystem
 from pipeline.evaluation.stage import RELEASE, REPORT
 from pipeline.index.manifest import About as IndexAbout
 from pipeline.index.search import folder_of as index_folder

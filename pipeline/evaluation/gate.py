@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.evaluation.encoders import BASE
+from pipeline.encoder.systems import BASE
 from pipeline.evaluation.metrics import Means
 
 

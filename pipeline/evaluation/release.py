@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from pipeline.evaluation.encoders import dense_systems
+from pipeline.encoder.systems import dense_systems
 from pipeline.evaluation.gate import Decision
 from pipeline.evaluation.hybrid import Fusion
 from pipeline.recipe import EncoderSection

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import records
-from pipeline.evaluation import gate, hybrid, markdown, metrics, report, significance, trec
-from pipeline.evaluation.encoders import BASE, DenseSystem, dense_systems
+from pipeline import records, trec
+from pipeline.evaluation import gate, hybrid, markdown, metrics, report, significance
+from pipeline.encoder.systems import BASE, DenseSystem, dense_systems
 from pipeline.evaluation.release import release
 from pipeline.lexical.search import open_words
 from pipeline.llm.store import totals

@@ -28,10 +28,12 @@ class Sampling:
     max_tokens: int  # longest answer
     seed: int | None = None  # tells several answers to one prompt apart
     choices: tuple[str, ...] = ()  # the answer is one of these, if there are any
+    # The answer is all choices instead, "C > A > B": by the likelihood with which it would begin with each
+    ranks_choices: bool = False
 
     def to_json(self) -> str:
         choices = {"choices": list(self.choices)} if self.choices else {}
-        return _canonical(self._drawn() | choices)
+        return _canonical(self._drawn() | choices | self._ranked())
 
     @classmethod
     def from_json(cls, text: str) -> Sampling:
@@ -40,13 +42,23 @@ class Sampling:
 
     def address(self) -> dict[str, Any]:
         """What of it determines an answer, as a part of request ids."""
-        return {"sampling": self._drawn(), "schema": {"choices": list(self.choices)} if self.choices else None}
+        schema = {"choices": list(self.choices), **self._ranked()} if self.choices else None
+        return {"sampling": self._drawn(), "schema": schema}
+
+    def _ranked(self) -> dict[str, Any]:
+        return {"ranks_choices": True} if self.ranks_choices else {}
 
     def _drawn(self) -> dict[str, Any]:
         values = asdict(self)
-        del values["choices"]
+        del values["choices"], values["ranks_choices"]
         # 0 and 0.0 are one temperature and must be one address
         return values | {"temperature": float(self.temperature)}
+
+
+def in_order(choices: Sequence[str], likelihoods: Sequence[float]) -> str:
+    """The answer to a request with `ranks_choices`: likeliest first, equally likely ones in the order given."""
+    best_first = sorted(range(len(choices)), key=lambda place: -likelihoods[place])
+    return " > ".join(choices[place] for place in best_first)
 
 
 def model_identity(section: LlmSection) -> str:

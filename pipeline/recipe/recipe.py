@@ -16,7 +16,7 @@ from pipeline.recipe.reranking import CandidatesSection, PermutationsSection, Sc
 from pipeline.recipe.run import AblateSection, RaySection, TrackingSection
 from pipeline.recipe.search import EncoderSection, EvaluateSection, IndexSection
 from pipeline.recipe.section import Section
-from pipeline.recipe.training import AlignSection, DistillSection, NegativesSection, TeacherSection
+from pipeline.recipe.training import AlignSection, DistillSection, NegativesSection, RerankSection, TeacherSection
 
 
 class Recipe(Section):
@@ -38,6 +38,7 @@ class Recipe(Section):
     sparse: SparseSection | None = Field(None, description="Learned sparse retrieval as a source; default: none.")
     candidates: CandidatesSection | None = Field(None, description="Find candidates for the reranker; default: no.")
     permutations: PermutationsSection | None = Field(None, description="Let a teacher rank lists; default: no.")
+    rerank: RerankSection | None = Field(None, description="Train a reranker on these lists; default: no.")
     evaluate: EvaluateSection = EvaluateSection()
     ablate: AblateSection | None = Field(None, description="Arms of `rayriever ablate`.")
     tracking: TrackingSection = TrackingSection()
@@ -64,6 +65,26 @@ class Recipe(Section):
             return self
         if not self.align.of_pairs:
             raise ValueError("preferences.min_grade_gap decides pairs; with this align.loss and depth none are learnt")
+        return self
+
+    @model_validator(mode="after")
+    def _reranker_has_what_it_learns_from(self) -> Recipe:
+        if self.rerank is not None and self.permutations is None:
+            raise ValueError("rerank learns the lists of section permutations ({} takes the defaults)")
+        if self.permutations is not None and self.candidates is None and self.permutations.path is None:
+            raise ValueError("permutations ranks the lists of section candidates ({} takes the defaults) or takes path")
+        return self
+
+    @model_validator(mode="after")
+    def _sources_are_there(self) -> Recipe:
+        sources = () if self.candidates is None else self.candidates.sources
+        if "sparse" in sources and self.sparse is None:
+            raise ValueError("candidates.sources: sparse needs section sparse, with the model")
+        rounds = 1 if self.rerank is None else self.rerank.rounds
+        if "cross_encoder" in sources and self.candidates is not None and self.candidates.cross_encoder is None:
+            raise ValueError("candidates.sources: cross_encoder needs a model, candidates.cross_encoder")
+        if rounds > 1 and self.candidates is None:
+            raise ValueError("rerank.rounds: later rounds find candidates anew, and need section candidates")
         return self
 
 

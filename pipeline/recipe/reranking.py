@@ -121,7 +121,11 @@ class PermutationsSection(Section):
         "and vllm); fusion: no LLM, labelled passages first and then the fused order.",
     )
     window: int | None = Field(
-        None, ge=2, le=50, description="Passages shown at once; default: 20, setwise 10 (at most 20)."
+        None,
+        ge=2,
+        le=50,
+        description="Passages shown at once; default: the whole list where that fills at most half of "
+        "llm.max_context_tokens, else 20; setwise 10 (at most 20).",
     )
     step: int | None = Field(
         None, ge=1, description="By how many a window moves towards the front; default: half of the window."
@@ -132,6 +136,11 @@ class PermutationsSection(Section):
     order: Literal["fused", "shuffle"] = Field(
         "fused",
         description="Order in which candidates are shown in the first pass; all later ones are seeded shuffles.",
+    )
+    labels: bool = Field(
+        True,
+        description="fusion: labelled passages come first. false: the fused order as it is, but for the passage that a "
+        "sentence was cut from.",
     )
     max_words: int = Field(300, ge=20, description="Words of each passage that the LLM reads.")
 

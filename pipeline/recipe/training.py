@@ -126,6 +126,38 @@ class EncoderTrainingSection(TrainingSection):
     sharded: bool = execution(False, "Spread weights and optimiser over the workers (FSDP2); for large models.")
 
 
+class RerankSection(TrainingSection):
+    """How the reranker learns its teacher's lists (Baldelli et al. 2024, section 3.3 and 4.1)."""
+
+    loss: Literal["ranknet", "lambda", "list_mle", "adr_mse", "margin_mse", "mse", "listwise_softmax"] = Field(
+        "ranknet",
+        description="ranknet: every pair that the teacher has decided (the paper); lambda: the same, weighted by what "
+        "a swap does to nDCG; list_mle: the whole order; adr_mse: places; margin_mse, mse, listwise_softmax: the "
+        "teacher's scores.",
+    )
+    score_scale: float = Field(
+        10.0,
+        gt=0,
+        description="margin_mse, mse, listwise_softmax: the teacher's scores are multiplied by it. Borda shares lie "
+        "between 0 and 1, logits differ by some units; 1 fits grades.",
+    )
+    list_size: int | None = Field(
+        None, ge=2, description="Passages drawn from a list per visit, in the teacher's order; default: all."
+    )
+    learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate of AdamW; the paper's.")
+    batch_size: int = Field(16, ge=1, description="Lists per step over all workers; the paper accumulates 32.")
+    epochs: int = Field(2, ge=1, description="Visits of every list; the paper, with 20,000 of them, has one.")
+    rounds: int = Field(
+        1,
+        ge=1,
+        le=10,
+        description="Times that candidates are found, ranked and learnt. From the second on, the reranker of the round "
+        "before is a source of candidates, cross_encoder.",
+    )
+    dev_queries: int = Field(100, ge=1, description="Judged dev queries that choose the checkpoint: a seeded sample.")
+    dev_depth: int = Field(20, ge=2, le=1000, description="Hits of each that are put in order: BM25 and dense fused.")
+
+
 class DatasetSection(Section):
     path: str = Field(
         description="Table of training examples, .jsonl or .parquet: (query, positives, negatives, scores), "

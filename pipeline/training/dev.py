@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import ir_measures
 import numpy as np
 
+from pipeline.corpus.texts import passage_texts
 from pipeline.encoder.model import PASSAGE, QUERY
+from pipeline.queries.read import relevant_passages, split_queries
 from pipeline.stage import StageContext
 from pipeline.training.bi_encoder import BiEncoder
-from pipeline.training.join import passage_texts, relevant_passages, split_queries
 
 _DEPTH = 10
 

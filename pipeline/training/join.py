@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.corpus.duplicates import representatives
-from pipeline.records import QUERY, full_text
+from pipeline.queries.read import split_queries
+from pipeline.records import full_text
 from pipeline.stage import StageContext
 from pipeline.training.examples import Example, to_table
 from pipeline.training.keyed_rows import KeyedRows
@@ -19,35 +20,6 @@ from pipeline.workspace import Artifact
 
 # Queries joined at once: bounds the memory for texts, whatever the size of the training set.
 QUERIES_AT_ONCE = 4096
-
-
-def split_queries(ctx: StageContext, split: str, columns: Sequence[str] = ("query_id", "text")) -> pa.Table:
-    """Columns of records.QUERY of one split, by query id; no other split is in memory."""
-    batches = ctx.inputs["queries"].batches("queries", [*columns, "split"])
-    chosen = [batch.filter(pc.equal(batch["split"], split)).select(columns) for batch in batches]
-    return pa.concat_tables(chosen or [QUERY.empty_table().select(columns)]).sort_by("query_id")
-
-
-def relevant_passages(ctx: StageContext, query_ids: pa.Array) -> dict[str, dict[str, int]]:
-    """Query id -> relevant passage id -> grade, of the given queries."""
-    found: dict[str, dict[str, int]] = defaultdict(dict)
-    for batch in ctx.inputs["queries"].batches("judgments"):
-        chosen = pc.and_(pc.is_in(batch["query_id"], query_ids), pc.greater(batch["grade"], 0))
-        for row in batch.filter(chosen).to_pylist():
-            found[row["query_id"]][row["passage_id"]] = row["grade"]
-    return found
-
-
-def passage_texts(corpus: Artifact, wanted: Iterable[str]) -> dict[str, str]:
-    """What the encoder reads of the wanted passages; one part of the corpus in memory at a time."""
-    ids = pa.array(sorted(set(wanted)), pa.string())
-    texts = {}
-    if len(ids):
-        columns = ["passage_id", "title", "text"]
-        for batch in corpus.batches("passages", columns):
-            chosen = batch.filter(pc.is_in(batch["passage_id"], ids))
-            texts.update({row["passage_id"]: full_text(row["title"], row["text"]) for row in chosen.to_pylist()})
-    return texts
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from pipeline.encoder.encode import Encoder
 from pipeline.encoder.identity import EncoderIdentity, identify
 from pipeline.encoder.model import load_model
 from pipeline.errors import RayrieverError
-from pipeline.evaluation.encoders import DenseSystem
+from pipeline.encoder.systems import DenseSystem
 from pipeline.progress import Silent
 from pipeline.recipe import Recipe
 from pipeline.records import PASSAGE

@@ -9,8 +9,8 @@ import pytrec_eval
 
 from pipeline import records
 from pipeline.evaluation.metrics import PER_QUERY, Means, Scores, judgments_of, paired_ndcg, score
-from pipeline.evaluation.trec import to_run
 from pipeline.rankings import Hit, to_table
+from pipeline.trec import to_run
 
 
 def judged(**queries: dict[str, int]) -> pa.Table:

@@ -17,7 +17,7 @@ from pipeline.encoder.encode import Encoder
 from pipeline.encoder.identity import identify
 from pipeline.encoder.model import load_model
 from pipeline.errors import RayrieverError
-from pipeline.evaluation.encoders import DenseSystem
+from pipeline.encoder.systems import DenseSystem
 from pipeline.index.search import ShardedIndex, folder_of
 from pipeline.progress import Silent
 from pipeline.recipe import IndexSection, Recipe

@@ -93,6 +93,33 @@ def test_model_that_is_held_to_its_choices_says_nothing_else(model: LocalModel):
     assert {(answer.text, answer.tokens_out) for answer in answers} == {("yes", 4), ("no", 3), ("nobody", 7)}
 
 
+def test_choices_are_ranked_by_the_likelihood_of_their_first_tokens(model: LocalModel):
+    """Prompts of several lengths share a batch: a wrong column or padding would rank by another token's logits."""
+    import torch
+
+    choices = ("A", "B", "C", "D", "E")
+    model.model.float()
+    endings = ["sea " * number + chr(ord("a") + number) for number in range(12)]
+    prompts = [Prompt(each, model.tokenizer(each)["input_ids"]) for each in endings]
+    answers = model.generate(prompts, Sampling(0, 1, choices=choices, ranks_choices=True))
+    tokens = [model.tokenizer(choice, add_special_tokens=False)["input_ids"][0] for choice in choices]
+    with torch.inference_mode():
+        logits = [model.model(torch.tensor([prompt.token_ids])).logits[0, -1, tokens] for prompt in prompts]
+    model.model.bfloat16()
+    assert [each.text for each in answers] == [
+        " > ".join(choices[place] for place in each.argsort(descending=True).tolist()) for each in logits
+    ]
+    assert len({each.text for each in answers}) > 1, "the prompts make no difference"
+    assert {(each.finish_reason, each.tokens_out) for each in answers} == {("stop", 1)}
+
+
+def test_choices_that_begin_alike_are_refused(model: LocalModel):
+    """Their likelihoods would be one number, and their order made up."""
+    prompts = [prompt for row in requests(1).to_pylist() if isinstance(prompt := model.prompt(row), Prompt)]
+    with pytest.raises(ValueError, match="begins two of the choices yes, yet with one token"):
+        model.generate(prompts, Sampling(0, 1, choices=("yes", "yet"), ranks_choices=True))
+
+
 def test_padding_does_not_change_a_greedy_answer(model: LocalModel):
     """Padding on the right, or a forgotten attention mask, lets short prompts continue from padding."""
     model.model.float()

@@ -12,13 +12,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.errors import RayrieverError
 from pipeline.llm.engines.admission import Admission, Closed, GroupCommit
-from pipeline.llm.engines.endpoint import Attempt, Endpoint, addresses
+from pipeline.llm.engines.endpoint import Attempt, Endpoint, addresses, refuse_ranked_choices
 from pipeline.llm.engines.endpoint import check as check_endpoint
 from pipeline.llm.engines.gate import Admitted
 from pipeline.llm.engines.job import Job, Recorder, expected_tokens
+from pipeline.llm.requests import Sampling
 from pipeline.llm.responses import Answer, failure, to_table
 from pipeline.recipe import LlmSection
 from pipeline.records import LLM_REQUEST
@@ -56,7 +58,12 @@ def cpus(section: LlmSection) -> float:
 
 
 def blocks(requests: pa.Table, wanted: pa.Table, section: LlmSection, least: int) -> list[pa.Table]:
-    """Blocks of such a size that all of an actor's calls together hold enough to send, and every actor its share."""
+    """Blocks of such a size that all of an actor's calls together hold enough to send, and every actor its share.
+
+    Raises RayrieverError as `refuse_ranked_choices` does.
+    """
+    for sampling in pc.unique(wanted["sampling"]).to_pylist():
+        refuse_ranked_choices(Sampling.from_json(sampling), section)  # here, not as an actor's death
     size = max(least, 1, _held(section) // _CALLS, min(_ROWS, wanted.num_rows // (2 * _CALLS * section.actors)))
     return [wanted.slice(start, size).combine_chunks() for start in range(0, wanted.num_rows, size)]
 

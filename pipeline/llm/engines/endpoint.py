@@ -221,9 +221,19 @@ def _seconds(duration: str) -> float:
     return sum(float(number) * units[unit] for number, unit in re.findall(r"(\d+(?:\.\d+)?)(ms|[smh])", duration))
 
 
+def refuse_ranked_choices(sampling: Sampling, section: LlmSection) -> None:
+    """Raise RayrieverError for a request whose answer takes likelihoods, which not every server gives."""
+    if sampling.ranks_choices:
+        raise RayrieverError(
+            f"permutations.method setwise: engine {section.engine!r} gives no likelihoods of letters. Use llm.engine "
+            "transformers or vllm, or permutations.method listwise."
+        )
+
+
 def chat_parameters(request: dict[str, Any], section: LlmSection, address: Address) -> dict[str, Any]:
     """An LLM_REQUEST row as the body of a request for a chat completion."""
     sampling = Sampling.from_json(request["sampling"])
+    refuse_ranked_choices(sampling, section)
     # OpenAI's newer models refuse `max_tokens`, other servers know nothing else
     limit = "max_tokens" if address.base_url else "max_completion_tokens"
     body = {

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from pipeline.llm.engines.job import Job, Recorder, sampled_batches
 from pipeline.llm.engines.weights import chat_tokens, open_model
-from pipeline.llm.requests import Sampling
+from pipeline.llm.requests import Sampling, in_order
 from pipeline.llm.responses import Answer, failure, to_table
 from pipeline.models import locate
 from pipeline.recipe import LlmSection
@@ -162,6 +162,8 @@ class LocalModel:
             pad_token_id=self.pad_id,
             **drawn,
         )
+        if sampling.ranks_choices:
+            return self._ranked(prompts, sampling.choices, config)
         input_ids, attention_mask = self._padded(prompts)
         allowed = self._only(sampling.choices, input_ids.shape[1]) if sampling.choices else None
         torch.manual_seed(_seed(prompts))
@@ -174,6 +176,20 @@ class LocalModel:
             )
         written = output[:, input_ids.shape[1] :].tolist()
         return [self._answer(prompt, ids) for prompt, ids in zip(prompts, written, strict=True)]
+
+    def _ranked(self, prompts: Sequence[Prompt], choices: Sequence[str], config: Any) -> list[Answer]:
+        """All choices as one answer, by the logit of each one's first token where the answer begins."""
+        first = [self.tokenizer(choice, add_special_tokens=False)["input_ids"][0] for choice in choices]
+        if len(set(first)) < len(choices):
+            raise ValueError(f"the model's tokenizer begins two of the choices {', '.join(choices)} with one token")
+        ids, mask = self._padded(prompts)
+        config.update(max_new_tokens=1, output_logits=True, return_dict_in_generate=True)
+        output = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+        logits = output.logits[0][:, first].float().tolist()  # [B, choices] of [B, V]
+        texts = (in_order(choices, each) for each in logits)
+        return [
+            Answer(p.request_id, text, "stop", len(p.token_ids), 1, 1) for p, text in zip(prompts, texts, strict=True)
+        ]
 
     def _only(self, choices: Sequence[str], start: int) -> Callable[[int, torch.Tensor], list[int]]:
         """Which tokens may follow so that the answer, from column `start` on, is one of `choices`."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ import pyarrow as pa
 
 from pipeline.errors import RayrieverError
 from pipeline.llm.engines.job import Job, Recorder
-from pipeline.llm.requests import Sampling
+from pipeline.llm.requests import Sampling, in_order
 from pipeline.llm.responses import Answer, failure, to_table
 from pipeline.models import locate, locate_adapter
 from pipeline.recipe import LlmSection
@@ -24,6 +26,7 @@ _MOST_RESTARTS = 5  # of one replica in a run
 _ENGINES_PER_RECEIVER = 8
 _MOST_BATCHES = 4  # of a block
 _SEQUENCES = 256  # that an engine takes at a time where engine_kwargs do not say
+_MOST_LIKELIHOODS = 20  # that an engine gives of one token where engine_kwargs do not say
 _STEP_CPUS = 0.1  # of the steps around the engine; whole CPUs for them would starve it on a small machine
 # vLLM writes a request_id of its own into the row, and takes a column "model" for the name of a LoRA adapter
 _ADDRESS = "address"
@@ -131,6 +134,8 @@ def _send(requests: pa.Table, job: Job) -> pa.Table:
 def _conversation(row: dict[str, Any], lora: str | None) -> dict[str, Any]:
     """What the engine reads. Every row has the same keys: Arrow would fill absent ones with nulls."""
     sampling = Sampling.from_json(row["asked_sampling"])
+    # Held to the choices, the engine has no other likelihoods to give; without a list, it gives none.
+    likelihoods = {"logprobs": _MOST_LIKELIHOODS} if sampling.ranks_choices else {}
     return {
         **({"model": lora} if lora else {}),
         "messages": json.loads(row["asked_messages"]),
@@ -139,6 +144,7 @@ def _conversation(row: dict[str, Any], lora: str | None) -> dict[str, Any]:
             "max_tokens": sampling.max_tokens,
             "seed": sampling.seed if sampling.seed is not None else int(row[_ADDRESS][:8], 16),
             "structured_outputs": {"choice": list(sampling.choices)} if sampling.choices else None,
+            **likelihoods,
         },
     }
 
@@ -162,13 +168,36 @@ class Receiver:
 def _answer(row: dict[str, Any]) -> Answer:
     if row.get("__inference_error__"):
         return failure(row[_ADDRESS], row["__inference_error__"], 1)
-    written = row["num_generated_tokens"]
-    is_cut = written >= Sampling.from_json(row["asked_sampling"]).max_tokens  # the engine gives no finish reason
+    sampling, written = Sampling.from_json(row["asked_sampling"]), row["num_generated_tokens"]
+    try:
+        text = _ranked(sampling.choices, row) if sampling.ranks_choices else row["generated_text"]
+    except ValueError as error:
+        return failure(row[_ADDRESS], str(error), 1)
+    is_cut = written >= sampling.max_tokens and not sampling.ranks_choices  # the engine gives no finish reason
     return Answer(
         request_id=row[_ADDRESS],
-        text=row["generated_text"],
+        text=text,
         finish_reason="length" if is_cut else "stop",
         tokens_in=row["num_input_tokens"],
         tokens_out=written,
         attempts=1,
     )
+
+
+def _ranked(choices: Sequence[str], row: dict[str, Any]) -> str:
+    """All choices, by the likelihood of the tokens that begin them; one that the engine does not list comes last.
+
+    Raises ValueError where the engine lists none of them, and for a token that begins two of them.
+    """
+    listed = row.get("logprobs")
+    likelihoods = dict.fromkeys(choices, -math.inf)
+    for token in listed[0].values() if listed is not None and len(listed) else ():
+        begun = token["decoded_token"].strip()
+        begins = [choice for choice in choices if begun and choice.startswith(begun)]
+        if len(begins) > 1:
+            raise ValueError(f"the model's tokenizer begins two of the choices {', '.join(choices)} with {begun!r}")
+        for choice in begins:
+            likelihoods[choice] = max(likelihoods[choice], token["logprob"])
+    if all(math.isinf(each) for each in likelihoods.values()):
+        raise ValueError(f"the engine gave no likelihood of any of the choices {', '.join(choices)}")
+    return in_order(choices, list(likelihoods.values()))

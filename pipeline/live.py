@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import RayrieverError
 from pipeline.encoder.systems import dense_systems
+from pipeline.errors import RayrieverError
 from pipeline.mining.search import search_index
 from pipeline.recipe import Recipe
 from pipeline.workspace import Artifact

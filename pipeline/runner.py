@@ -97,7 +97,7 @@ def run(recipe: Recipe, listener: Listener, start: str | None = None, until: str
             finished[step.stage.name] = _bring_about(step, recipe, workspace, finished, listener)
         if "evaluate" in finished:
             # On every run: under these paths the report is that of the recipe that was run last.
-            publish(finished["evaluate"])
+            publish(finished.get("evaluate_reranker", finished["evaluate"]))
     return finished
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.corpus import estimate as corpus_estimate
 from pipeline.corpus import stage as corpus
 from pipeline.encoder import corpus as encode
+from pipeline.evaluation import reranking_stage as reranking_evaluation
 from pipeline.evaluation import stage as evaluation
 from pipeline.index import build as index
 from pipeline.lexical import stage as lexical
@@ -264,6 +265,16 @@ _EVERY_STAGE: tuple[Stage, ...] = (
         version=3,
         run=evaluation.run,
         estimate=evaluation.estimate,
+    ),
+    Stage(
+        name="evaluate_reranker",
+        summary="first stages and the same reranked, gate, report",
+        inputs=("corpus", "queries", "sparse", "candidates", "permutations", "rerank", "evaluate"),
+        sections=("evaluate_reranker", "evaluate", "scorer", "seed"),
+        version=1,
+        run=reranking_evaluation.run,
+        estimate=reranking_evaluation.estimate,
+        needs="rerank",
     ),
 )
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import RayrieverError
 from pipeline.encoder.systems import ALIGNED, BASE, TUNED
+from pipeline.errors import RayrieverError
 from pipeline.evaluation.stage import BM25
 from pipeline.recipe import AblateSection, Recipe, with_overrides
 

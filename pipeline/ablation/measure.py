@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.corpus.duplicates import representatives
+from pipeline.encoder.systems import BASE, dense_systems
 from pipeline.errors import RayrieverError
 from pipeline.evaluation import metrics
-from pipeline.encoder.systems import BASE, dense_systems
 from pipeline.lexical.search import open_words
 from pipeline.mining.search import search_index
 from pipeline.rankings import Hit, to_table

@@ -10,8 +10,8 @@ from pipeline.ablation.arms import Arm, arms_of
 from pipeline.ablation.compare import System, best_on_dev, rows_of
 from pipeline.ablation.measure import SPLITS, Judged, Trial, judged_queries, measure_encoder, measure_lexical
 from pipeline.ablation.result import Ablation, SplitQueries
-from pipeline.errors import RayrieverError
 from pipeline.encoder.systems import ALIGNED, BASE, TUNED
+from pipeline.errors import RayrieverError
 from pipeline.evaluation.stage import BM25
 from pipeline.recipe import Recipe
 from pipeline.runner import Listener, finished_artifacts, run

@@ -20,7 +20,8 @@ app = typer.Typer()
 def report(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Show the report of the finished run."""
     with readable_errors():
-        artifact = finished_artifacts_of(recipe, overrides).get("evaluate")
+        finished = finished_artifacts_of(recipe, overrides)
+        artifact = finished.get("evaluate_reranker", finished.get("evaluate"))
         if artifact is None:
             raise RayrieverError(f"report: not there yet. First: rayriever run {recipe}")
         loaded = load_report(artifact)
@@ -179,5 +180,16 @@ def show_report(loaded: Any) -> None:
     for row in table_rows(loaded.systems):
         table.add_row(*map(escape, row))
     out.print(table)
+    if loaded.reranking is not None:
+        out.print(_reranked_table(loaded.reranking))
     for line in summary(loaded):
         out.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _reranked_table(reranking: Any) -> Table:
+    from pipeline.evaluation.markdown import RERANKED_HEADER, reranked_row
+
+    table = new_table(*RERANKED_HEADER, title="The same reranked")
+    for row in reranking.rows:
+        table.add_row(*map(escape, reranked_row(row)))
+    return table

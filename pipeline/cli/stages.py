@@ -46,7 +46,7 @@ def run(
         if as_json:
             print_json({name: json.loads(artifact.manifest.to_json()) for name, artifact in finished.items()})
         elif "evaluate" in finished:
-            show_report(load_report(finished["evaluate"]))
+            show_report(load_report(finished.get("evaluate_reranker", finished["evaluate"])))
             out.print(f"Report: {loaded.workspace}/report.md", highlight=False, soft_wrap=True)
 
 

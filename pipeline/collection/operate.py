@@ -13,8 +13,8 @@ from pipeline.corpus.passages import passage_table
 from pipeline.corpus.readers import read
 from pipeline.corpus.rows import BadRow, Row
 from pipeline.corpus.sources import locate
-from pipeline.errors import RayrieverError
 from pipeline.encoder.systems import DenseSystem, dense_systems
+from pipeline.errors import RayrieverError
 from pipeline.recipe import Recipe
 from pipeline.sharded.folder import Generation, ShardFolder
 from pipeline.workspace import Artifact, Workspace

@@ -10,8 +10,8 @@ from typing import Any
 
 from pipeline.collection.about import DEFAULT, About, collection_folder
 from pipeline.collection.passages import write_shards
-from pipeline.errors import RayrieverError
 from pipeline.encoder.systems import DenseSystem
+from pipeline.errors import RayrieverError
 from pipeline.evaluation.stage import RELEASE, REPORT
 from pipeline.index.manifest import About as IndexAbout
 from pipeline.index.search import folder_of as index_folder

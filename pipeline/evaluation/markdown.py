@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from pipeline.evaluation.metrics import Means
 from pipeline.evaluation.report import TABLE_HEADER, Origin, QueryChange, Report, table_rows
+from pipeline.evaluation.reranking import RerankedFigures, Reranking
 from pipeline.evaluation.significance import Comparison
 
 _LONGEST_QUERY = 200
@@ -23,6 +25,7 @@ def render(report: Report) -> str:
         f"# {escape(report.title)}\n\n{report.passages:,} passages.",
         _results(report),
         _verdict(report),
+        _reranker(report.reranking),
         _origins(report.origins),
         _llm(report),
         _training(report),
@@ -40,6 +43,8 @@ def summary(report: Report) -> list[str]:
     if caution := _caution(report):
         lines.append(caution.replace("**", ""))
     lines.append(f"Verdict: {report.gate.verdict}. {report.gate.reason}")
+    if report.reranking is not None:
+        lines.append(f"Reranker: {report.reranking.gate.verdict}. {report.reranking.gate.reason}")
     return [*lines, _spent(report)]
 
 
@@ -94,6 +99,40 @@ def _verdict(report: Report) -> str:
         if len(report.contrasts) > 1
         else "",
     )
+
+
+RERANKED_HEADER = ["First stage", "depth", "dev nDCG@10", "change", "p", "test nDCG@10", "change", "p", "ms per query"]
+
+
+def _reranker(reranking: Reranking | None) -> str:
+    """First stages and the same reranked, side by side."""
+    if reranking is None:
+        return ""
+    learnt = ", ".join(f"{count:,} {teacher}" for teacher, count in reranking.lists.items())
+    sources = f" Candidates from {', '.join(reranking.sources)}." if reranking.sources else ""
+    return _section(
+        "Reranker",
+        f"**Verdict: {reranking.gate.verdict}.** {escape(reranking.gate.reason)}",
+        f"Learnt from lists: {learnt}.{sources} A change is against the same first stage as it is.",
+        _table(RERANKED_HEADER, map(reranked_row, reranking.rows)),
+    )
+
+
+def reranked_row(row: RerankedFigures) -> list[str]:
+    """One row of the table of reranked first stages."""
+    return [
+        row.first_stage,
+        f"{row.depth}",
+        *_changed(row.dev, row.dev_change),
+        *_changed(row.test, row.test_change),
+        f"{row.milliseconds:,.1f}",
+    ]
+
+
+def _changed(means: Means | None, change: Comparison | None) -> list[str]:
+    if means is None or change is None:
+        return ["-", "-", "-"]
+    return [f"{means.ndcg_at_10:.3f}", f"{change.difference:+.3f}", f"{change.p_value:.3f}"]
 
 
 def _compared(report: Report) -> list[tuple[str, str, Comparison]]:

@@ -10,7 +10,9 @@ from pydantic import TypeAdapter
 
 from pipeline.evaluation.gate import Decision
 from pipeline.evaluation.metrics import Means, Scores, paired_ndcg
+from pipeline.evaluation.reranking import Reranking
 from pipeline.evaluation.significance import Comparison
+from pipeline.workspace import Manifest
 
 GIVEN = "given"  # the `kind` of queries that came with the corpus
 
@@ -109,6 +111,10 @@ class StageCost:
     peak_memory_mb: float
     quarantined: int  # rows
 
+    @classmethod
+    def of(cls, manifest: Manifest) -> StageCost:
+        return cls(manifest.stage, manifest.seconds, manifest.peak_memory_mb, manifest.quarantined)
+
 
 @dataclass(frozen=True)
 class Report:
@@ -126,6 +132,7 @@ class Report:
     changes: Changes  # on the test queries: of the encoder that ships, else of the one trained last
     stages: tuple[StageCost, ...]
     versions: dict[str, str]
+    reranking: Reranking | None = None
 
     def to_json(self) -> str:
         return _JSON.dump_json(self, indent=1).decode() + "\n"

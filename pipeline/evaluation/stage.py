@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import records, trec
-from pipeline.evaluation import gate, hybrid, markdown, metrics, report, significance
 from pipeline.encoder.systems import BASE, DenseSystem, dense_systems
+from pipeline.evaluation import gate, hybrid, markdown, metrics, report, significance
 from pipeline.evaluation.release import release
 from pipeline.lexical.search import open_words
 from pipeline.llm.store import totals
@@ -38,7 +38,12 @@ def systems(stages: Container[str]) -> tuple[str, ...]:
 
 
 def _fused(dense: DenseSystem) -> tuple[str, str]:
-    return f"{BM25} + {dense.name} (RRF)", f"{BM25} + {dense.name} (weighted)"
+    return fused_name(dense.name, "rrf"), fused_name(dense.name, "weighted")
+
+
+def fused_name(encoder: str, method: str) -> str:
+    """Name of the system that fuses BM25 with an encoder; methods as `Fusion` has them."""
+    return f"{BM25} + {encoder} ({'RRF' if method == 'rrf' else method})"
 
 
 def run(ctx: StageContext) -> None:
@@ -101,13 +106,10 @@ def _report(
         contrasts=_contrasts(ctx, scores),
         gate=decision,
         origins=report.origins(queries, judgments),
-        llm=_llm_use(ctx),
-        trainings=tuple(_training(each.name, ctx.inputs[each.training]) for each in trained if each.training),
+        llm=llm_use(ctx, _llm_outcomes(ctx)),
+        trainings=tuple(training_of(each.name, ctx.inputs[each.training]) for each in trained if each.training),
         changes=report.changes(test[BASE], test[examined], texts),
-        stages=tuple(
-            report.StageCost(m.stage, m.seconds, m.peak_memory_mb, m.quarantined)
-            for m in (artifact.manifest for artifact in ctx.inputs.values())
-        ),
+        stages=tuple(report.StageCost.of(artifact.manifest) for artifact in ctx.inputs.values()),
         versions={"python": platform.python_version(), **{name: _version(name) for name in _VERSIONS}},
     )
 
@@ -127,18 +129,22 @@ def _contrasts(ctx: StageContext, scores: dict[str, dict[str, metrics.Scores]]) 
     )
 
 
-def _llm_use(ctx: StageContext) -> report.LlmUse:
-    sums = totals(ctx.workspace)
-    outcomes = {
+def _llm_outcomes(ctx: StageContext) -> dict[str, int]:
+    return {
         f"{stage}: {name.replace('_', ' ')}": count
         for stage in _ASKING
         if stage in ctx.inputs
         for name, count in ctx.inputs[stage].manifest.outcomes.items()
     }
+
+
+def llm_use(ctx: StageContext, outcomes: dict[str, int]) -> report.LlmUse:
+    """What the workspace has spent, and what came of it."""
+    sums = totals(ctx.workspace)
     return report.LlmUse(sums.sent, sums.answered, sums.tokens_in, sums.tokens_out, outcomes)
 
 
-def _training(encoder: str, training: Artifact) -> report.Training:
+def training_of(encoder: str, training: Artifact) -> report.Training:
     rows = training.table("curve", columns=["step", "dev_ndcg_at_10"]).to_pylist()
     return report.Training(
         encoder=encoder,
@@ -168,9 +174,7 @@ def _write(
         (folder / "report.md").write_text(markdown.render(result), encoding="utf-8")
         released = release(result.gate, ctx.recipe.encoder, ctx.inputs, fusions[result.gate.chosen])
         (folder / RELEASE).write_text(released, encoding="utf-8")
-        for system, table in hits.items():
-            name = "-".join("".join(c if c.isalnum() else " " for c in system.lower()).split())
-            (folder / f"{name}.trec").write_text(trec.to_run(table), encoding="utf-8")
+        trec.write_runs(folder, hits)
 
 
 def publish(evaluated: Artifact) -> None:

@@ -20,7 +20,7 @@ from pipeline.recipe.reranking import (
     SparseSection,
 )
 from pipeline.recipe.run import AblateSection, RaySection, TrackingSection
-from pipeline.recipe.search import EncoderSection, EvaluateSection, IndexSection
+from pipeline.recipe.search import EncoderSection, EvaluateRerankerSection, EvaluateSection, IndexSection
 from pipeline.recipe.section import Section
 from pipeline.recipe.training import (
     AlignSection,
@@ -46,6 +46,7 @@ __all__ = [
     "EncoderSection",
     "EncoderTrainingSection",
     "EndpointSection",
+    "EvaluateRerankerSection",
     "EvaluateSection",
     "IndexSection",
     "Key",

@@ -14,7 +14,7 @@ from pipeline.recipe.corpus import CorpusSection, LexicalSection, QueriesSection
 from pipeline.recipe.llm import LlmSection, PreferencesSection, SynthesisSection
 from pipeline.recipe.reranking import CandidatesSection, PermutationsSection, ScorerSection, SparseSection
 from pipeline.recipe.run import AblateSection, RaySection, TrackingSection
-from pipeline.recipe.search import EncoderSection, EvaluateSection, IndexSection
+from pipeline.recipe.search import EncoderSection, EvaluateRerankerSection, EvaluateSection, IndexSection
 from pipeline.recipe.section import Section
 from pipeline.recipe.training import AlignSection, DistillSection, NegativesSection, RerankSection, TeacherSection
 
@@ -40,6 +40,7 @@ class Recipe(Section):
     permutations: PermutationsSection | None = Field(None, description="Let a teacher rank lists; default: no.")
     rerank: RerankSection | None = Field(None, description="Train a reranker on these lists; default: no.")
     evaluate: EvaluateSection = EvaluateSection()
+    evaluate_reranker: EvaluateRerankerSection = EvaluateRerankerSection()
     ablate: AblateSection | None = Field(None, description="Arms of `rayriever ablate`.")
     tracking: TrackingSection = TrackingSection()
     ray: RaySection = RaySection()

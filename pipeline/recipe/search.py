@@ -54,6 +54,14 @@ class IndexSection(Section):
     threads_per_shard: int | None = execution(None, "Threads of a part's actor; default: cores / parts.", ge=1)
 
 
+class EvaluateRerankerSection(Section):
+    depths: tuple[int, ...] = Field(
+        (10, 50, 100),
+        min_length=1,
+        description="Hits of each first stage that are put in order; no more than evaluate.top_k.",
+    )
+
+
 class EvaluateSection(Section):
     top_k: int = Field(100, ge=10, le=1000, description="Hits per query and system; recall is measured at 100.")
     rrf_k: int = Field(60, ge=1, description="Constant of reciprocal rank fusion.")

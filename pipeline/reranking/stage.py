@@ -14,7 +14,7 @@ from pipeline.recipe import PermutationsSection, Recipe
 from pipeline.reranking.aggregation import aggregate, whole
 from pipeline.reranking.candidates import SOURCES
 from pipeline.reranking.lists import RankedList, Taught, UnrankedList
-from pipeline.reranking.prompting import expected, tasks_of
+from pipeline.reranking.prompting import Questions, expected, tasks_of
 from pipeline.reranking.queries import labels_of, read_queries, train_queries
 from pipeline.reranking.recorded import recorded_fingerprint, recorded_lists
 from pipeline.reranking.teacher import ranked_by_llm
@@ -92,6 +92,8 @@ def external(recipe: Recipe) -> Any:
     """Fingerprints of the recorded files, and of the model and its prompts where an LLM ranks."""
     section = section_of(recipe)
     asks = recipe.candidates is not None and section.method != "fusion"
+    if asks:
+        Questions.of(recipe)  # refuses what the engine cannot do, before anything runs
     return {
         "recorded": None if section.path is None else recorded_fingerprint(section.path),
         "llm": answer_fingerprint(recipe.llm, tasks_of(section)) if asks else None,

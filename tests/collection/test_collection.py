@@ -20,8 +20,8 @@ from pipeline.collection.reader import CollectionReader
 from pipeline.encoder.encode import Encoder
 from pipeline.encoder.identity import EncoderIdentity, identify
 from pipeline.encoder.model import load_model
-from pipeline.errors import RayrieverError
 from pipeline.encoder.systems import DenseSystem
+from pipeline.errors import RayrieverError
 from pipeline.progress import Silent
 from pipeline.recipe import Recipe
 from pipeline.records import PASSAGE

@@ -14,8 +14,8 @@ from sentence_transformers import SentenceTransformer
 from pipeline import records
 from pipeline.collection.publish import released_encoder
 from pipeline.encoder.identity import identify
-from pipeline.evaluation import stage
 from pipeline.encoder.systems import dense_systems
+from pipeline.evaluation import stage
 from pipeline.evaluation.gate import Decision
 from pipeline.evaluation.hybrid import Fusion
 from pipeline.evaluation.release import release

@@ -16,8 +16,8 @@ from pipeline.collection.reader import CollectionReader
 from pipeline.encoder.encode import Encoder
 from pipeline.encoder.identity import identify
 from pipeline.encoder.model import load_model
-from pipeline.errors import RayrieverError
 from pipeline.encoder.systems import DenseSystem
+from pipeline.errors import RayrieverError
 from pipeline.index.search import ShardedIndex, folder_of
 from pipeline.progress import Silent
 from pipeline.recipe import IndexSection, Recipe

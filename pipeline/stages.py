@@ -106,6 +106,7 @@ _EVERY_STAGE: tuple[Stage, ...] = (
         version=2,
         run=teacher.run,
         estimate=teacher.estimate,
+        external=teacher.external,
         needs="teacher",
     ),
     Stage(

@@ -14,8 +14,10 @@ from pipeline.corpus.duplicates import representatives
 from pipeline.encoder.systems import BASE, dense_systems
 from pipeline.errors import RayrieverError
 from pipeline.evaluation import metrics
+from pipeline.evaluation.reranking_stage import pool, reranked, score_pool
 from pipeline.lexical.search import open_words
-from pipeline.mining.search import search_index
+from pipeline.mining.search import fused_hits, search_index
+from pipeline.progress import Progress
 from pipeline.rankings import Hit, to_table
 from pipeline.recipe import Recipe
 from pipeline.workspace import Artifact, Workspace, digest
@@ -117,6 +119,48 @@ def measure_encoder(
     seconds = sum(artifacts[stage].manifest.seconds for stage in trained if stage is not None)
     searched = {"index": index.manifest.identity}
     return Trial(index.manifest.identity, seconds, _stored_ndcg(index.workspace, searched, judged, rank))
+
+
+def measure_first_stage(recipe: Recipe, artifacts: Mapping[str, Artifact], judged: Judged) -> Trial:
+    """BM25 and the newest encoder, fused by rank: what all rerankers put in order."""
+    searched = _searched(recipe, artifacts)
+
+    def rank(texts: list[str]) -> list[list[Hit]]:
+        return fused_hits(recipe, artifacts, texts, _DEPTH)
+
+    return Trial(searched["index"], 0.0, _stored_ndcg(artifacts["corpus"].workspace, searched, judged, rank))
+
+
+def measure_reranked(
+    recipe: Recipe, artifacts: Mapping[str, Artifact], judged: Judged, depth: int, progress: Progress
+) -> Trial | None:
+    """That first stage with `depth` hits reranked; None where there is no reranker.
+
+    Raises RayrieverError as `measure_encoder` does.
+    """
+    if "rerank" not in artifacts:
+        return None
+    check_comparable(artifacts, judged)
+    trained, corpus = artifacts["rerank"].manifest, artifacts["corpus"]
+
+    def rank(texts: list[str]) -> list[list[Hit]]:
+        queries = {str(number): text for number, text in enumerate(texts)}
+        hits = dict(zip(queries, fused_hits(recipe, artifacts, texts, depth), strict=True))
+        scores = score_pool(recipe, corpus, trained.place, queries, pool([hits], depth), progress)
+        return list(reranked(hits, dict(scores), depth).values())
+
+    searched = _searched(recipe, artifacts) | {
+        "reranker": trained.identity,
+        "scorer": recipe.scorer.result_fields(),
+        "depth": depth,
+    }
+    return Trial(trained.identity, trained.seconds, _stored_ndcg(corpus.workspace, searched, judged, rank))
+
+
+def _searched(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
+    """What the hits of the first stage depend on."""
+    index = artifacts[dense_systems(artifacts)[-1].index].manifest.identity
+    return {"words": artifacts["words"].manifest.identity, "index": index, "rrf_k": recipe.evaluate.rrf_k}
 
 
 def check_comparable(artifacts: Mapping[str, Artifact], judged: Judged) -> None:

@@ -6,13 +6,23 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 
 from pipeline.ablation import markdown
-from pipeline.ablation.arms import Arm, arms_of
+from pipeline.ablation.arms import FIRST_STAGE, RERANKED, Arm, arms_of
 from pipeline.ablation.compare import System, best_on_dev, rows_of
-from pipeline.ablation.measure import SPLITS, Judged, Trial, judged_queries, measure_encoder, measure_lexical
+from pipeline.ablation.measure import (
+    SPLITS,
+    Judged,
+    Trial,
+    judged_queries,
+    measure_encoder,
+    measure_first_stage,
+    measure_lexical,
+    measure_reranked,
+)
 from pipeline.ablation.result import Ablation, SplitQueries
 from pipeline.encoder.systems import ALIGNED, BASE, TUNED
 from pipeline.errors import RayrieverError
 from pipeline.evaluation.stage import BM25
+from pipeline.progress import Silent
 from pipeline.recipe import Recipe
 from pipeline.runner import Listener, finished_artifacts, run
 from pipeline.workspace import Artifact, Workspace, explained_write_errors
@@ -33,11 +43,14 @@ def ablate(recipe: Recipe, listener: Listener, announce: Announce, chosen: Seque
     """
     arms = arms_of(recipe)
     _check_chosen(arms, chosen)
-    shared = run(recipe, listener, until="index_base")
+    reranks = recipe.rerank is not None
+    shared = run(recipe, listener, until=_newest_index(recipe) if reranks else "index_base")
     judged = judged_queries(shared)
     base = measure_encoder(recipe, shared, judged)
     assert base is not None, "its index is there"
     systems = [System(BM25, False, (measure_lexical(recipe, shared, judged),)), System(BASE, False, (base,))]
+    if reranks:
+        systems.append(System(FIRST_STAGE, False, (measure_first_stage(recipe, shared, judged),)))
     not_run = list[str]()
     for number, arm in enumerate(arms, start=1):
         wanted = not chosen or arm.name in chosen
@@ -48,6 +61,10 @@ def ablate(recipe: Recipe, listener: Listener, announce: Announce, chosen: Seque
     result = _compared(recipe, systems, judged, not_run)
     _publish(Workspace(recipe.workspace), result)
     return result
+
+
+def _newest_index(recipe: Recipe) -> str:
+    return "index_tuned" if recipe.align is None else "index_aligned"
 
 
 def _check_chosen(arms: Sequence[Arm], chosen: Sequence[str]) -> None:
@@ -77,16 +94,16 @@ def _finished(seed: int, recipe: Recipe) -> tuple[Mapping[str, Artifact], str | 
 
 def _systems(arm: Arm, judged: Judged, reach: _Reach) -> list[System]:
     """The rows of an arm: a seed has a trial or an error in each of them, or was never run."""
-    trials: dict[str, list[Trial]] = {encoder: [] for encoder in arm.rows}
-    errors: dict[str, list[str]] = {encoder: [] for encoder in arm.rows}
+    trials: dict[str, list[Trial]] = {what: [] for what in arm.rows}
+    errors: dict[str, list[str]] = {what: [] for what in arm.rows}
     for seed, recipe in arm.recipes.items():
         artifacts, failure = reach(seed, recipe)
-        for encoder in arm.rows:
-            trial, fault = _measured(recipe, artifacts, judged, encoder)
+        for what in arm.rows:
+            trial, fault = _measured(recipe, artifacts, judged, what, arm.depth)
             if trial is not None:
-                trials[encoder].append(trial)
+                trials[what].append(trial)
             elif fault or failure:
-                errors[encoder].append(f"seed {seed}: {fault or failure}")
+                errors[what].append(f"seed {seed}: {fault or failure}")
     return [
         System(row, True, tuple(trials[each]), tuple(errors[each]), arm.rows[TUNED] if each == ALIGNED else None)
         for each, row in arm.rows.items()
@@ -94,10 +111,12 @@ def _systems(arm: Arm, judged: Judged, reach: _Reach) -> list[System]:
 
 
 def _measured(
-    recipe: Recipe, artifacts: Mapping[str, Artifact], judged: Judged, encoder: str
+    recipe: Recipe, artifacts: Mapping[str, Artifact], judged: Judged, what: str, depth: int
 ) -> tuple[Trial | None, str | None]:
     try:
-        return measure_encoder(recipe, artifacts, judged, encoder), None
+        if what == RERANKED:
+            return measure_reranked(recipe, artifacts, judged, depth, Silent()), None
+        return measure_encoder(recipe, artifacts, judged, what), None
     except Exception as error:  # as in `_running`
         return None, _told(error)
 

@@ -19,6 +19,7 @@ from pipeline.evaluation.metrics import Scores
 from pipeline.evaluation.report import Report, StageCost
 from pipeline.evaluation.reranking import RerankedFigures, Reranking, decide
 from pipeline.evaluation.stage import BM25, RELEASE, REPORT, fused_name, llm_use, training_of
+from pipeline.progress import Progress
 from pipeline.rankings import Hit, Rankings, from_table, to_table
 from pipeline.recipe import Recipe, ScorerSection
 from pipeline.stage import Estimate, StageContext
@@ -41,7 +42,8 @@ def run(ctx: StageContext) -> None:
     firsts = _first_stages(ctx, release)
     depths = tuple(sorted({min(each, ctx.recipe.evaluate.top_k) for each in ctx.recipe.evaluate_reranker.depths}))
     pooled = pool(firsts.values(), max(depths))
-    scores = dict(score_pool(ctx, queries, pooled))
+    trained = ctx.inputs["rerank"].manifest.place
+    scores = dict(score_pool(ctx.recipe, ctx.inputs["corpus"], trained, queries, pooled, ctx.progress))
     systems: dict[str, Rankings] = dict(firsts)
     for name, rankings in firsts.items():
         systems |= {f"{name} reranked {depth}": reranked(rankings, scores, depth) for depth in depths}
@@ -82,12 +84,21 @@ def pool(systems: Iterable[Rankings], depth: int) -> dict[str, list[str]]:
 
 
 def score_pool(
-    ctx: StageContext, queries: Mapping[str, str], pooled: Mapping[str, Sequence[str]]
+    recipe: Recipe,
+    corpus: Artifact,
+    trained_by: tuple[str, str],
+    queries: Mapping[str, str],
+    pooled: Mapping[str, Sequence[str]],
+    progress: Progress,
 ) -> Iterator[tuple[str, dict[str, float]]]:
-    """(query id, score by passage id), from the trained reranker."""
-    from pipeline.scorer.actors import PassageList, score_lists
+    """(query id, score by passage id), from the reranker that a stage has trained.
 
-    corpus, trained_by = ctx.inputs["corpus"], ctx.inputs["rerank"].manifest.place
+    Args:
+        trained_by: name and key of that stage.
+        queries: texts by id.
+        pooled: query id -> passages to score.
+    """
+    from pipeline.scorer.actors import PassageList, score_lists
 
     def lists() -> Iterator[PassageList]:
         ids = list(pooled)
@@ -97,8 +108,8 @@ def score_pool(
             for query_id in block:
                 yield PassageList(query_id, queries[query_id], [texts[i] for i in pooled[query_id]])
 
-    scorer, where = ctx.recipe.scorer, ctx.workspace.uri
-    scored = score_lists(lists(), len(pooled), scorer, ctx.recipe.ray, ctx.progress, trained_by, where)
+    where = corpus.workspace.uri
+    scored = score_lists(lists(), len(pooled), recipe.scorer, recipe.ray, progress, trained_by, where)
     for query_id, scores in scored:
         yield query_id, dict(zip(pooled[query_id], scores.tolist(), strict=True))
 

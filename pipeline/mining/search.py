@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.encoder.systems import dense_systems
+from pipeline.fusion import reciprocal_rank
+from pipeline.lexical.search import open_words
 from pipeline.progress import Progress
 from pipeline.rankings import Hit
 from pipeline.recipe import Recipe
@@ -45,6 +48,15 @@ def open_search(recipe: Recipe, index: Artifact, model: Path | None) -> Iterator
     """A search over `index`, for many calls: the encoder is loaded and the shards are held in memory once."""
     with open_index(recipe, index, model) as (encoder, shards):
         yield lambda texts, top_k: shards.search(encoder.encode_queries(texts), top_k) if texts else []
+
+
+def fused_hits(recipe: Recipe, artifacts: Mapping[str, Artifact], texts: Sequence[str], top_k: int) -> list[list[Hit]]:
+    """Hits of BM25 and of the newest encoder, `top_k` of each, fused by rank to `top_k`."""
+    newest = dense_systems(artifacts)[-1]
+    with open_words(recipe, artifacts["words"]) as search:
+        lexical = search(texts, top_k)
+    dense = search_index(recipe, artifacts[newest.index], newest.model(artifacts), texts, top_k)
+    return [reciprocal_rank(both, recipe.evaluate.rrf_k, top_k) for both in zip(lexical, dense, strict=True)]
 
 
 def search_index(

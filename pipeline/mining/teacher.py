@@ -8,6 +8,7 @@ contrastive tuning harms (arXiv 2502.19712).
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,18 +16,22 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.corpus.texts import passage_texts
+from pipeline.errors import RayrieverError
 from pipeline.fusion import weighted_sum
 from pipeline.lexical.search import WordSearch, open_words
 from pipeline.mining.search import Search, open_search
 from pipeline.recipe import Recipe, TeacherSection
 from pipeline.records import TAUGHT
 from pipeline.stage import Estimate, StageContext
+from pipeline.workspace import Workspace
 
 # Hits of each side that are fused: deep enough that the fused top is that of the whole corpus, nearly always.
 _DEPTH = 200
 # Queries searched together: bounds the memory for their hits.
 _BLOCK = 1024
 _SENTENCES_PER_DOCUMENT = 5
+_RELEASE = "release.json"  # what the evaluation of a run leaves at the top of its workspace
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,57 @@ def run(ctx: StageContext) -> None:
         open_words(ctx.recipe, ctx.inputs["words"]) as lexical,
         open_search(ctx.recipe, ctx.inputs["index_base"], None) as search,
     ):
-        ctx.out.table("taught", _blocks(ctx, texts, search, lexical, section), TAUGHT)
+        blocks = _blocks(ctx, texts, search, lexical, section)
+        if section.reranker is None:
+            ctx.out.table("taught", blocks, TAUGHT)
+            return
+        fused = pa.concat_tables(list(blocks))
+    # The shards have given their CPUs back: the reranker's actors may need all there are.
+    ctx.out.table("taught", _rescored(ctx, fused, section, section.reranker), TAUGHT)
+
+
+def _rescored(ctx: StageContext, taught: pa.Table, section: TeacherSection, reranker: str) -> Iterator[pa.Table]:
+    """The lists with the scores of a reranker, best first: of its lists the retriever learns to reproduce the order."""
+    from pipeline.scorer.actors import PassageList, score_lists
+
+    scorer = ctx.recipe.scorer.model_copy(update={"model": shipped_reranker(reranker), "kind": "auto"})
+    corpus = ctx.inputs["corpus"]
+
+    def lists() -> Iterator[PassageList]:
+        for start in range(0, taught.num_rows, _BLOCK):
+            rows = taught.slice(start, _BLOCK).to_pylist()
+            found = passage_texts(corpus, {i for row in rows for i in row["passage_ids"]})
+            for number, row in enumerate(rows, start=start):
+                yield PassageList(str(number), row["text"], [found[i] for i in row["passage_ids"]])
+
+    scored = score_lists(lists(), taught.num_rows, scorer, ctx.recipe.ray, ctx.progress)
+    scores = {int(number): values for number, values in scored}
+    for start in range(0, taught.num_rows, _BLOCK):
+        rows = taught.slice(start, _BLOCK).to_pylist()
+        for number, row in enumerate(rows, start=start):
+            pairs = zip((section.reranker_scale * scores[number]).tolist(), row["passage_ids"], strict=True)
+            ranked = sorted(pairs, key=lambda pair: -pair[0])
+            row["scores"], row["passage_ids"] = [score for score, _ in ranked], [i for _, i in ranked]
+        yield pa.Table.from_pylist(rows, schema=TAUGHT)
+
+
+def shipped_reranker(named: str) -> str:
+    """The model that a recipe names: where it is the workspace of a run, the reranker that the run has shipped.
+
+    Raises RayrieverError when that run has shipped none.
+    """
+    workspace = Workspace(named) if named.startswith(("./", "../", "/", "~", "s3://", "gs://")) else None
+    content = workspace.read_bytes(workspace.path(_RELEASE)) if workspace is not None else None
+    if workspace is None or content is None:
+        return named
+    released = json.loads(content).get("reranker") or {}
+    if not released.get("path"):
+        reason = released.get("reason", "it has trained none")
+        raise RayrieverError(
+            f"teacher.reranker {named}: this run has shipped no reranker: {reason} Name the folder of its model, "
+            "stages/rerank/.../model, to be taught by it all the same."
+        )
+    return f"{named.rstrip('/')}/{released['path']}"
 
 
 def _queries(ctx: StageContext) -> Iterator[Taught]:
@@ -89,6 +144,14 @@ def _blocks(
         ]
         yield pa.Table.from_pylist(rows, schema=TAUGHT)
         ctx.progress.update("queries taught", start + len(block), len(texts))
+
+
+def external(recipe: Recipe) -> str | None:
+    """Stands for the weights of a reranker that teaches."""
+    from pipeline.models import locate
+
+    named = None if recipe.teacher is None else recipe.teacher.reranker
+    return None if named is None else locate(shipped_reranker(named)).fingerprint
 
 
 def estimate(recipe: Recipe, upstream: Mapping[str, Estimate]) -> Estimate:

@@ -12,6 +12,9 @@ from pipeline.recipe.section import Section, execution
 class AblateSection(Section):
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="Training seeds of every arm.")
     reference: str = Field("base", description="Arm that the others are tested against, beside the base encoder.")
+    depth: int = Field(
+        50, ge=2, le=1000, description="With section rerank: hits of BM25 and the encoder fused that are reranked."
+    )
     arms: dict[str, dict[str, Any]] = Field(
         description="Name -> overrides of the recipe (section.key: value; section: null takes a section out)."
     )

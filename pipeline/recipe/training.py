@@ -47,6 +47,16 @@ class TeacherSection(Section):
         "query's best. Fused, the two rank better than either.",
     )
     top_k: int = Field(30, ge=2, le=1000, description="Passages per query with a score.")
+    reranker: str | None = Field(
+        None,
+        description="A reranker that scores these lists instead: a folder, name or 'pypi:DISTRIBUTION', or the "
+        "workspace of a run that has shipped one, such as ./workspace/first. What it knows, the retriever learns.",
+    )
+    reranker_scale: float = Field(
+        0.05,
+        gt=0,
+        description="The reranker's scores are multiplied by it: logits differ by some units, cosines by hundredths.",
+    )
     written: tuple[Literal["decomposition", "positive"], ...] = Field(
         ("decomposition", "positive"),
         description="LLM-written documents whose sentences are queries of their own: no label is needed for a list.",

@@ -9,10 +9,7 @@ from dataclasses import dataclass
 import ir_measures
 
 from pipeline.corpus.texts import passage_texts
-from pipeline.encoder.systems import dense_systems
-from pipeline.fusion import reciprocal_rank
-from pipeline.lexical.search import open_words
-from pipeline.mining.search import search_index
+from pipeline.mining.search import fused_hits
 from pipeline.queries.read import relevant_passages, split_queries
 from pipeline.recipe import RerankSection
 from pipeline.stage import StageContext
@@ -41,11 +38,7 @@ def dev_lists(ctx: StageContext, section: RerankSection) -> DevLists | None:
     if len(ids) > section.dev_queries:
         ids = sorted(random.Random(ctx.recipe.seed).sample(ids, section.dev_queries))
     asked = [texts[query_id] for query_id in ids]
-    depth, newest = section.dev_depth, dense_systems(ctx.inputs)[-1]
-    with open_words(ctx.recipe, ctx.inputs["words"]) as search:
-        lexical = search(asked, depth)
-    dense = search_index(ctx.recipe, ctx.inputs[newest.index], newest.model(ctx.inputs), asked, depth)
-    fused = [reciprocal_rank(both, ctx.recipe.evaluate.rrf_k, depth) for both in zip(lexical, dense, strict=True)]
+    fused = fused_hits(ctx.recipe, ctx.inputs, asked, section.dev_depth)
     hits = {query_id: tuple(hit.passage_id for hit in each) for query_id, each in zip(ids, fused, strict=True)}
     passages = passage_texts(ctx.inputs["corpus"], {passage_id for each in hits.values() for passage_id in each})
     return DevLists({query_id: texts[query_id] for query_id in ids}, {i: judgments[i] for i in ids}, hits, passages)

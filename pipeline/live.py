@@ -1,4 +1,4 @@
-"""Ask finished indexes a question: the base encoder and every trained one side by side."""
+"""Ask finished indexes a question: the base encoder, every trained one and the reranker side by side."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ import pyarrow.compute as pc
 
 from pipeline.encoder.systems import dense_systems
 from pipeline.errors import RayrieverError
-from pipeline.mining.search import search_index
+from pipeline.evaluation.reranking_stage import pool, score_pool
+from pipeline.mining.search import fused_hits, search_index
+from pipeline.progress import Silent
+from pipeline.rankings import Hit
 from pipeline.recipe import Recipe
 from pipeline.workspace import Artifact
 
+RERANKED = "reranked"
+_DEPTH = 50  # hits of BM25 and the newest encoder, fused, that are put in order
 _NEEDED = ("corpus", "index_base", "distill", "index_tuned")
 
 
@@ -30,7 +35,7 @@ class FoundPassage:
 def search(
     recipe: Recipe, finished: Mapping[str, Artifact], queries: Sequence[str], top_k: int
 ) -> dict[str, list[list[FoundPassage]]]:
-    """Encoder name -> hits of each query, for every encoder that is finished.
+    """Encoder name -> hits of each query, for every encoder that is finished; and 'reranked', where a reranker is.
 
     Raises RayrieverError when a stage has not run that the base or the tuned encoder needs.
     """
@@ -41,6 +46,8 @@ def search(
         each.name: search_index(recipe, finished[each.index], each.model(finished), queries, top_k)
         for each in dense_systems(finished)
     }
+    if "rerank" in finished:
+        found[RERANKED] = _reranked(recipe, finished, queries, top_k)
     wanted = {hit.passage_id for rankings in found.values() for hits in rankings for hit in hits}
     passages = _passages(finished["corpus"], wanted)
     return {
@@ -49,6 +56,17 @@ def search(
         ]
         for system, rankings in found.items()
     }
+
+
+def _reranked(recipe: Recipe, finished: Mapping[str, Artifact], queries: Sequence[str], top_k: int) -> list[list[Hit]]:
+    from pipeline.scorer.score import rerank
+
+    texts = {str(number): text for number, text in enumerate(queries)}
+    hits = dict(zip(texts, fused_hits(recipe, finished, queries, max(_DEPTH, top_k)), strict=True))
+    pooled, trained = pool([hits], max(_DEPTH, top_k)), finished["rerank"].manifest.place
+    scores = dict(score_pool(recipe, finished["corpus"], trained, texts, pooled, Silent()))
+    ranked = (rerank(of_query, [scores[i][hit.passage_id] for hit in of_query]) for i, of_query in hits.items())
+    return [each[:top_k] for each in ranked]
 
 
 def _passages(corpus: Artifact, wanted: set[str]) -> dict[str, tuple[str, str]]:

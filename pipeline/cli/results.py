@@ -39,8 +39,9 @@ def search(
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=100, help="Hits per query.")] = 3,
     as_json: AsJson = False,
 ) -> None:
-    """Search the finished indexes, base and every trained encoder side by side."""
+    """Search the finished indexes: base, every trained encoder and the reranker side by side."""
     with readable_errors():
+        from pipeline.live import RERANKED
         from pipeline.live import search as search_live
         from pipeline.recipe import load_recipe
 
@@ -54,7 +55,8 @@ def search(
             )
             return
         for place, query in enumerate(queries):
-            table = Table("", *(f"{system} encoder" for system in found), title=escape(query), title_justify="left")
+            names = (system if system == RERANKED else f"{system} encoder" for system in found)
+            table = Table("", *names, title=escape(query), title_justify="left")
             for rank in range(top_k):
                 shown = [_shown(hits[place][rank]) if rank < len(hits[place]) else "" for hits in found.values()]
                 table.add_row(str(rank + 1), *shown)

@@ -295,9 +295,8 @@ def relevant_section(stage: Stage, recipe: Recipe) -> dict[str, Any]:
     for name in stage.sections:
         section = getattr(recipe, name)
         values[name] = section.result_fields() if hasattr(section, "result_fields") else section
-    if stage.external is not None:
-        values["external"] = stage.external(recipe)
-    return values
+    external = None if stage.external is None else stage.external(recipe)
+    return values if external is None else values | {"external": external}
 
 
 def stage_key(stage: Stage, section: Mapping[str, Any], input_keys: Mapping[str, str]) -> str:

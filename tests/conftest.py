@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import string
 import tempfile
 import threading
 import time
@@ -233,8 +234,6 @@ def chat_server() -> Iterator[ChatServer]:
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sentence-transformers folder of random weights: two layers, 32 dimensions, letters and pairs as tokens."""
-    import string
-
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Normalize, Transformer
@@ -259,6 +258,47 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     body = Transformer(str(source), max_seq_length=64)
     SentenceTransformer(modules=[body, Pooling(32), Normalize()], device="cpu").save(str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def save_t5(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Write a T5; `tied` as T5 1.0 has it (T5 1.1 and flan-t5 are untied), `words` that are single tokens."""
+
+    def save(tied: bool = True, words: tuple[str, ...] = ("true", "false"), **config: Any) -> Path:
+        import torch
+        from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
+
+        folder = tmp_path_factory.mktemp("tiny-t5")
+        letters = [*string.ascii_letters, *string.digits, *".,:?!-'<>|/"]
+        pieces = [f"▁{word}" for word in (*words, "Query", "Document", "Relevant")]
+        vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -9.0)]
+        vocabulary += [(piece, -5.0) for piece in pieces] + [(letter, -8.0) for letter in letters]
+        tokenizer = T5Tokenizer(vocab=vocabulary)
+        tokenizer.save_pretrained(folder)
+        torch.manual_seed(0)
+        chosen = T5Config(
+            vocab_size=len(tokenizer),
+            d_model=32,
+            d_kv=8,
+            d_ff=48,
+            num_layers=2,
+            num_heads=4,
+            decoder_start_token_id=0,
+            tie_word_embeddings=tied,
+            **config,
+        )
+        model = T5ForConditionalGeneration(chosen)
+        if not tied:
+            model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
+        model.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def tiny_t5(save_t5: Callable[..., Path]) -> Path:
+    return save_t5()
 
 
 @pytest.fixture(scope="session")

@@ -137,3 +137,60 @@ def test_options_that_would_do_nothing_are_refused(recipe):
         load_recipe(recipe(stage_2), ["align.loss=partial_pl", "align.depth=3"])
     with pytest.raises(RayrieverError, match=r"distill: .*patience counts dev evaluations"):
         load_recipe(recipe("corpus: {path: x}"), ["distill.patience=2", "distill.evaluations_per_epoch=0"])
+
+
+LISTS = "permutations: {method: fusion}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rerank: {}", "rerank learns the lists of section permutations"),
+        ("rerank: {}\ncandidates: {}", "rerank learns the lists of section permutations"),
+        (LISTS, "permutations ranks the lists of section candidates ({} takes the defaults) or takes path"),
+        ("candidates: {sources: [bm25, sparse]}", "candidates.sources: sparse needs section sparse"),
+        ("candidates: {sources: [cross_encoder]}", "cross_encoder needs a model, candidates.cross_encoder"),
+        (
+            "permutations: {path: r.jsonl}\nrerank: {rounds: 2}",
+            "rerank.rounds: later rounds find candidates anew, and need section candidates",
+        ),
+        ("candidates: {sources: [bm25, bm25]}", "candidates: Value error, sources must not repeat a source"),
+        ("candidates: {sources: []}", "candidates.sources: Tuple should have at least 1 item"),
+        ("candidates: {list_size: 5}", "floor times the number of sources must not exceed list_size"),
+        ("permutations: {path: r, window: 5, step: 5}", "step must be smaller than window"),
+        ("permutations: {path: r, method: setwise, window: 21}", "setwise shows at most 20 passages at once"),
+    ],
+)
+def test_reranker_that_lacks_what_it_needs_is_refused_by_key(recipe, text: str, message: str):
+    """Found out by the stage itself, it would cost all the stages before it."""
+    with pytest.raises(RayrieverError) as caught:
+        load_recipe(recipe(f"corpus: {{path: x}}\n{text}"))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "permutations: {path: r.jsonl}\nrerank: {}",
+        f"candidates: {{}}\n{LISTS}\nrerank: {{rounds: 2}}",
+        f"candidates: {{sources: [sparse]}}\nsparse: {{model: x}}\n{LISTS}",
+        "candidates: {sources: [bm25, cross_encoder], cross_encoder: x}",
+        "candidates: {list_size: 5, merge: per_query_source}",
+        "candidates: {list_size: 6}",
+    ],
+)
+def test_reranker_that_has_what_it_needs_is_taken(recipe, text: str):
+    load_recipe(recipe(f"corpus: {{path: x}}\n{text}"))
+
+
+def test_sections_of_a_reranker_bring_their_stages_and_no_others(recipe):
+    """An absent section must not run, and spend, anything."""
+    own = ["sparse", "candidates", "permutations", "rerank", "evaluate_reranker"]
+
+    def names(text: str) -> list[str]:
+        return [s.name for s in stages_of(load_recipe(recipe(f"corpus: {{path: x}}\n{text}"))) if s.name in own]
+
+    assert names("") == [] and names("candidates: {}") == ["candidates"]
+    assert names(f"candidates: {{}}\n{LISTS}") == ["candidates", "permutations"]
+    assert names("permutations: {path: r}\nrerank: {}") == ["permutations", "rerank", "evaluate_reranker"]
+    assert names(f"sparse: {{model: x}}\ncandidates: {{}}\n{LISTS}\nrerank: {{}}") == own

@@ -1,4 +1,4 @@
-"""Stage 1 in rounds: the negatives of each are the hits of the encoder that the one before has trained."""
+"""Trainings in rounds: what an encoder or a reranker has learnt finds the negatives, or candidates, of the next."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,8 @@ from sentence_transformers import SentenceTransformer
 
 from pipeline.recipe import Recipe
 from pipeline.runner import run
+from pipeline.stage import Estimate, Stage
+from pipeline.stages import stages_of
 from tests.small_run import Recorder, recipe_values, write_corpus
 
 
@@ -65,8 +67,6 @@ def test_each_round_mines_with_the_encoder_of_the_one_before_and_goes_on_from_it
 
 def test_one_round_is_the_plain_row_of_stages(recipe: Recipe):
     """A recipe that does not ask for rounds keeps the stages, and so the results, that it has."""
-    from pipeline.stages import stages_of
-
     plain = recipe.model_copy(update={"negatives": recipe.negatives.model_copy(update={"rounds": 1})})
     assert not any("round" in stage.name for stage in stages_of(plain))
     three = recipe.model_copy(update={"negatives": recipe.negatives.model_copy(update={"rounds": 3})})
@@ -74,3 +74,72 @@ def test_one_round_is_the_plain_row_of_stages(recipe: Recipe):
     assert {"mine_round_1", "distill_round_1"} <= set(inputs["distill_round_2"])
     assert {"mine_round_2", "distill_round_2"} <= set(inputs["distill"])
     assert inputs["mine_round_2"] == ("corpus", "queries", "distill_round_2", "index_tuned_round_2")
+
+
+def reranker_stages(rounds: int, **sections: object) -> dict[str, Stage]:
+    """Of a recipe with a reranker, by name, in order."""
+    reranker = {"candidates": {}, "permutations": {"method": "fusion"}, "rerank": {"rounds": rounds}}
+    values = {"corpus": {"path": "x"}, **reranker, **sections}
+    return {stage.name: stage for stage in stages_of(Recipe.model_validate(values))}
+
+
+FIRST = ("corpus", "words", "queries", "index_base", "distill", "index_tuned")
+
+
+def test_one_round_of_the_reranker_is_the_plain_row_of_stages():
+    stages = reranker_stages(1)
+    assert list(stages)[-5:] == ["candidates", "permutations", "rerank", "evaluate", "evaluate_reranker"]
+    assert stages["candidates"].inputs == FIRST and not any("round" in name for name in stages)
+
+
+@pytest.mark.parametrize("rounds", [2, 3])
+def test_each_round_finds_candidates_with_the_reranker_of_the_one_before(rounds: int):
+    """Without it among their inputs, all rounds would have the same candidates and end in the same reranker."""
+    stages = reranker_stages(rounds)
+    made = [f"{name}_round_{n}" for n in range(1, rounds) for name in ("candidates", "permutations", "rerank")]
+    last = ["candidates", "permutations", "rerank", "evaluate", "evaluate_reranker"]
+    assert list(stages)[-len(made) - 5 :] == [*made, *last]
+    assert stages["candidates_round_1"].inputs == FIRST
+    if rounds == 3:
+        assert stages["candidates_round_2"].inputs == (*FIRST, "rerank_round_1")
+    assert stages["candidates"].inputs == (*FIRST, f"rerank_round_{rounds - 1}")
+    for suffix in ("", *(f"_round_{n}" for n in range(1, rounds))):
+        assert stages[f"permutations{suffix}"].inputs == ("corpus", "queries", f"candidates{suffix}")
+        learnt_from = ("corpus", "words", "queries", f"permutations{suffix}", "index_base", "distill", "index_tuned")
+        assert stages[f"rerank{suffix}"].inputs == learnt_from
+    assert {"candidates", "permutations", "rerank"} <= set(stages["evaluate_reranker"].inputs)
+    assert "round 1" in stages["rerank_round_1"].summary
+    names = list(stages)
+    for number, stage in enumerate(stages.values()):
+        assert set(stage.inputs) <= set(names[:number]), stage.name
+
+
+def test_rounds_of_both_end_with_the_encoder_of_the_last():
+    stages = reranker_stages(2, negatives={"rounds": 2}, preferences={}, align={}, sparse={"model": "x"})
+    found_by = (
+        "corpus",
+        "words",
+        "queries",
+        "sparse",
+        "index_base",
+        "distill",
+        "index_tuned",
+        "align",
+        "index_aligned",
+    )
+    assert stages["candidates_round_1"].inputs == found_by
+    assert stages["candidates"].inputs == (*found_by, "rerank_round_1")
+    assert set(stages["distill"].inputs) >= {"mine_round_1", "distill_round_1"}
+    names = list(stages)
+    assert names.index("distill_round_1") < names.index("distill") < names.index("candidates_round_1")
+
+
+def test_plan_of_a_later_round_knows_its_inputs_by_their_own_names():
+    stages = reranker_stages(2)
+    recipe = Recipe.model_validate(
+        {"corpus": {"path": "x"}, "candidates": {}, "permutations": {"method": "fusion"}, "rerank": {"rounds": 2}}
+    )
+    upstream = {"candidates_round_1": Estimate(900, 0), "queries": Estimate(5, 0), "corpus": Estimate(5, 0)}
+    assert stages["permutations_round_1"].estimate(recipe, upstream).rows == 30
+    assert stages["permutations"].estimate(recipe, {**upstream, "candidates": Estimate(60, 0)}).rows == 2
+    assert stages["rerank_round_1"].estimate(recipe, {"permutations_round_1": Estimate(30, 0)}).rows == 30

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,12 +121,12 @@ def measure_encoder(
     return Trial(index.manifest.identity, seconds, _stored_ndcg(index.workspace, searched, judged, rank))
 
 
-def measure_first_stage(recipe: Recipe, artifacts: Mapping[str, Artifact], judged: Judged) -> Trial:
-    """BM25 and the newest encoder, fused by rank: what all rerankers put in order."""
-    searched = _searched(recipe, artifacts)
+def measure_first_stage(recipe: Recipe, artifacts: Mapping[str, Artifact], judged: Judged, depth: int) -> Trial:
+    """BM25 and the newest encoder, fused by rank: what all rerankers put in order, `depth` hits of each."""
+    searched = _searched(recipe, artifacts, depth)
 
     def rank(texts: list[str]) -> list[list[Hit]]:
-        return fused_hits(recipe, artifacts, texts, _DEPTH)
+        return _first_stage(recipe, artifacts, texts, depth)
 
     return Trial(searched["index"], 0.0, _stored_ndcg(artifacts["corpus"].workspace, searched, judged, rank))
 
@@ -145,11 +145,11 @@ def measure_reranked(
 
     def rank(texts: list[str]) -> list[list[Hit]]:
         queries = {str(number): text for number, text in enumerate(texts)}
-        hits = dict(zip(queries, fused_hits(recipe, artifacts, texts, depth), strict=True))
+        hits = dict(zip(queries, _first_stage(recipe, artifacts, texts, depth), strict=True))
         scores = score_pool(recipe, corpus, trained.place, queries, pool([hits], depth), progress)
         return list(reranked(hits, dict(scores), depth).values())
 
-    searched = _searched(recipe, artifacts) | {
+    searched = _searched(recipe, artifacts, depth) | {
         "reranker": trained.identity,
         "scorer": recipe.scorer.result_fields(),
         "depth": depth,
@@ -157,10 +157,22 @@ def measure_reranked(
     return Trial(trained.identity, trained.seconds, _stored_ndcg(corpus.workspace, searched, judged, rank))
 
 
-def _searched(recipe: Recipe, artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
+def _first_stage(
+    recipe: Recipe, artifacts: Mapping[str, Artifact], texts: Sequence[str], depth: int
+) -> list[list[Hit]]:
+    return fused_hits(recipe, artifacts, texts, _fused_depth(depth))
+
+
+def _fused_depth(depth: int) -> int:
+    """Hits of each side that are fused: how deep they are fused changes the order of the first ones too."""
+    return max(depth, _DEPTH)
+
+
+def _searched(recipe: Recipe, artifacts: Mapping[str, Artifact], depth: int) -> dict[str, Any]:
     """What the hits of the first stage depend on."""
     index = artifacts[dense_systems(artifacts)[-1].index].manifest.identity
-    return {"words": artifacts["words"].manifest.identity, "index": index, "rrf_k": recipe.evaluate.rrf_k}
+    words, rrf_k = artifacts["words"].manifest.identity, recipe.evaluate.rrf_k
+    return {"words": words, "index": index, "rrf_k": rrf_k, "fused_depth": _fused_depth(depth)}
 
 
 def check_comparable(artifacts: Mapping[str, Artifact], judged: Judged) -> None:

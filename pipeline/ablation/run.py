@@ -50,7 +50,8 @@ def ablate(recipe: Recipe, listener: Listener, announce: Announce, chosen: Seque
     assert base is not None, "its index is there"
     systems = [System(BM25, False, (measure_lexical(recipe, shared, judged),)), System(BASE, False, (base,))]
     if reranks:
-        systems.append(System(FIRST_STAGE, False, (measure_first_stage(recipe, shared, judged),)))
+        first = measure_first_stage(recipe, shared, judged, arms[0].depth)
+        systems.append(System(FIRST_STAGE, False, (first,)))
     not_run = list[str]()
     for number, arm in enumerate(arms, start=1):
         wanted = not chosen or arm.name in chosen

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -94,18 +95,19 @@ def _rescored(ctx: StageContext, taught: pa.Table, section: TeacherSection, rera
 def shipped_reranker(named: str) -> str:
     """The model that a recipe names: where it is the workspace of a run, the reranker that the run has shipped.
 
-    Raises RayrieverError when that run has shipped none.
+    Raises RayrieverError when that run has trained none, or shipped none.
     """
     workspace = Workspace(named) if named.startswith(("./", "../", "/", "~", "s3://", "gs://")) else None
     content = workspace.read_bytes(workspace.path(_RELEASE)) if workspace is not None else None
     if workspace is None or content is None:
         return named
-    released = json.loads(content).get("reranker") or {}
-    if not released.get("path"):
-        reason = released.get("reason", "it has trained none")
+    released = json.loads(content).get("reranker")
+    if not released:
+        raise RayrieverError(f"teacher.reranker {named}: this run has trained no reranker. Name another, or a model.")
+    if not released["path"]:
         raise RayrieverError(
-            f"teacher.reranker {named}: this run has shipped no reranker: {reason} Name the folder of its model, "
-            "stages/rerank/.../model, to be taught by it all the same."
+            f"teacher.reranker {named}: this run has shipped no reranker: {released['reason']} Name the folder of its "
+            "model, stages/rerank/.../model, to be taught by it all the same."
         )
     return f"{named.rstrip('/')}/{released['path']}"
 
@@ -146,12 +148,14 @@ def _blocks(
         ctx.progress.update("queries taught", start + len(block), len(texts))
 
 
-def external(recipe: Recipe) -> str | None:
-    """Stands for the weights of a reranker that teaches."""
+def external(recipe: Recipe) -> Any:
+    """Stands for a reranker that teaches: its weights, and how it reads."""
     from pipeline.models import locate
 
     named = None if recipe.teacher is None else recipe.teacher.reranker
-    return None if named is None else locate(shipped_reranker(named)).fingerprint
+    if named is None:
+        return None
+    return {"model": locate(shipped_reranker(named)).fingerprint, "scorer": recipe.scorer.reading_fields()}
 
 
 def estimate(recipe: Recipe, upstream: Mapping[str, Estimate]) -> Estimate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -44,6 +44,10 @@ class ScorerSection(Section):
     actors: int = execution(1, "Scorer actors.", ge=1)
     cpus_per_actor: float = execution(2, "CPUs reserved per actor, and its threads.", gt=0)
     gpus_per_actor: float = execution(0, "GPUs reserved per actor.", ge=0)
+
+    def reading_fields(self) -> dict[str, Any]:
+        """Of the values that can change a result, those that also hold for a reranker that is named elsewhere."""
+        return {name: value for name, value in self.result_fields().items() if name not in ("model", "kind")}
 
 
 class SparseSection(Section):

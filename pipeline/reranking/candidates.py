@@ -52,9 +52,7 @@ def _turns(
     ctx: StageContext, section: CandidatesSection, queries: Mapping[str, Query]
 ) -> dict[Source, Mapping[str, Query]]:
     """The queries of each source: all of them, or those that fall to it in turn."""
-    sources = section.sources
-    if "rerank" in ctx.inputs and "cross_encoder" not in sources:  # from the second round on
-        sources = (*sources, "cross_encoder")
+    sources = _sources(ctx, section)
     if section.merge == "union":
         return dict.fromkeys(sources, queries)
     ids = list(queries)
@@ -62,6 +60,12 @@ def _turns(
         source: {query_id: queries[query_id] for query_id in ids[turn :: len(sources)]}
         for turn, source in enumerate(sources)
     }
+
+
+def _sources(ctx: StageContext, section: CandidatesSection) -> tuple[Source, ...]:
+    if "rerank" in ctx.inputs and "cross_encoder" not in section.sources:  # from the second round on
+        return (*section.sources, "cross_encoder")
+    return section.sources
 
 
 def _merged(
@@ -73,7 +77,9 @@ def _merged(
         lists: list[tuple[str, list[Candidate]]] = []
         for query_id in ids[start : start + _BLOCK]:
             hits: dict[str, list[Hit]] = {
-                source: distinct(each[query_id], same) for source, each in found.items() if query_id in each
+                source: distinct(each[query_id], same)[: section.list_size]
+                for source, each in found.items()
+                if query_id in each
             }
             if section.merge == "union":
                 merged = union(hits, section.list_size, section.floor, section.rrf_k)
@@ -90,7 +96,7 @@ def _bm25(
     ctx: StageContext, section: CandidatesSection, queries: Mapping[str, Query], found: Mapping[Source, Hits]
 ) -> Hits:
     # As deep as a cross-encoder reads; a list takes the first of them.
-    depth = max(section.depth if "cross_encoder" in section.sources else 0, section.list_size)
+    depth = max(section.depth if "cross_encoder" in _sources(ctx, section) else 0, section.list_size)
     with open_words(ctx.recipe, ctx.inputs["words"]) as search:
         return _in_blocks(ctx, queries, lambda texts: search(texts, depth), "queries searched by words")
 
@@ -193,7 +199,7 @@ def external(recipe: Recipe) -> Any:
     if named is None and (recipe.rerank is None or recipe.rerank.rounds == 1):
         return None
     model = None if named is None else locate(named).fingerprint
-    return {"model": model, "scorer": recipe.scorer.result_fields()}
+    return {"model": model, "scorer": recipe.scorer.reading_fields()}
 
 
 def estimate(recipe: Recipe, upstream: Mapping[str, Estimate]) -> Estimate:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline import records
+from pipeline.corpus.duplicates import representatives
 from pipeline.corpus.texts import passage_texts
 from pipeline.errors import RayrieverError
 from pipeline.llm.forecast import forecast, prose
@@ -15,7 +16,7 @@ from pipeline.reranking.aggregation import aggregate, whole
 from pipeline.reranking.candidates import SOURCES
 from pipeline.reranking.lists import RankedList, Taught, UnrankedList
 from pipeline.reranking.prompting import Questions, expected, tasks_of
-from pipeline.reranking.queries import labels_of, read_queries, train_queries
+from pipeline.reranking.queries import CROP, labels_of, read_queries, train_queries
 from pipeline.reranking.recorded import recorded_fingerprint, recorded_lists
 from pipeline.reranking.teacher import ranked_by_llm
 from pipeline.stage import Estimate, StageContext
@@ -75,13 +76,16 @@ def _ranked(ctx: StageContext, section: PermutationsSection, lists: Sequence[Unr
 
 def _fused(ctx: StageContext, section: PermutationsSection, lists: Sequence[UnrankedList]) -> list[RankedList]:
     """Labelled passages first, and then the order in which the sources' hits were merged."""
+    same = representatives(ctx.inputs["corpus"].table("duplicates"))
     cut_from = ctx.inputs["candidates"].table(SOURCES)
     labels = {row["query_id"]: {row["passage_id"]} for row in cut_from.to_pylist()}
-    if section.labels:
-        labels |= labels_of(ctx, {each.query.query_id: each.query for each in lists})
+    # A sentence of a passage is about it, whether it was cut here or is a train query.
+    read = {each.query.query_id: each.query for each in lists if section.labels or each.query.kind == CROP}
+    labels |= labels_of(ctx, read)
     ranked = []
     for each in lists:
-        relevant = labels.get(each.query.query_id, set())
+        # Candidates go by the first of their near-duplicates, labels by any.
+        relevant = {same.get(passage_id, passage_id) for passage_id in labels.get(each.query.query_id, ())}
         order = sorted(each.passage_ids, key=lambda passage_id: passage_id not in relevant)
         ctx.out.outcomes["lists_with_labelled_passage"] += bool(relevant & set(order))
         ranked.append(aggregate(each.query, "fusion", order, [whole(order)]))

@@ -54,4 +54,4 @@ class _FirstToken:
     def _heads(self, states: Tensor) -> Tensor:
         """`[n, L, d]` to `[n, heads, L, d / heads]`."""
         own = self.layer.attention.self
-        return states.unflatten(2, (own.num_attention_heads, own.attention_head_size)).transpose(1, 2)
+        return states.view(*states.shape[:2], own.num_attention_heads, own.attention_head_size).transpose(1, 2)

@@ -32,7 +32,7 @@ PASSAGES = [
 # p12 repeats p03
 PASSAGES.append({"passage_id": "p12", "title": "", "text": "oven thing number 3 here and more and more and more too"})
 TEXTS = {passage["passage_id"]: passage["text"] for passage in PASSAGES}
-QUERIES = {f"q{n}": f"{word} thing" for n, word in enumerate(WORDS[:6])}
+QUERIES = {f"q{n}": f"{word} thing" for n, word in enumerate(WORDS[:5])} | {"nothing": NOTHING}
 
 
 @pytest.fixture(scope="module")
@@ -141,13 +141,16 @@ def test_four_sources_fill_every_list_and_each_says_what_it_has_found(
     done = found("sparse", **section)
     lists = lists_of(done)
     assert set(lists) == set(QUERIES)
-    for name, text in list(QUERIES.items())[:3]:
+    for name in ("q0", "q3", "nothing"):
+        text = QUERIES[name]
         words = lexical(made, text)
         check(lists[name], "bm25", words, 13)
         check(lists[name], "dense", dense(tiny_encoder, text)[:13], 13)
         check(lists[name], "sparse", terms(made, text)[:13], 13)
         check(lists[name], "cross_encoder", by_reranker(tiny_cross_encoder, text, words[:5]), 5)
-    assert {f"lists_with_{source}": 6 for source in sources}.items() <= done.manifest.outcomes.items()
+    of_words = ("bm25", "sparse", "cross_encoder")
+    counts = {"lists_with_dense": 6, **{f"lists_with_{source}": 5 for source in of_words}}
+    assert counts.items() <= done.manifest.outcomes.items()
     assert done.table("candidates").schema == records.CANDIDATE
     assert {row["query_id"]: row["text"] for row in done.table("queries").to_pylist()} == QUERIES
     assert done.table(candidates.SOURCES).num_rows == 0
@@ -157,69 +160,51 @@ def test_later_round_reads_as_deep_as_the_recipe_says_though_lists_are_short(
     found: Found, made: Shelf, tiny_cross_encoder: Path
 ):
     """With BM25's hits of a list alone, the reranker of the round before would find nothing that was not there."""
-    lists = lists_of(found("rerank", sources=["bm25"], list_size=4, floor=2, depth=50))
-    beyond = 0
+    done = found("rerank", sources=["bm25"], list_size=4, floor=2, depth=50)
+    lists, beyond = lists_of(done), 0
     for name, text in list(QUERIES.items())[:4]:
-        words = lexical(made, text)
-        head = without_copies(by_reranker(tiny_cross_encoder, text, words))[:4]
-        got = of_source(lists[name], "cross_encoder")
-        assert {(rank, i) for rank, i, _ in got} <= {(rank, i) for rank, (i, _) in enumerate(head, start=1)}
-        assert {1, 2} <= {rank for rank, _, _ in got}, "its floor"
+        head = without_copies(by_reranker(tiny_cross_encoder, text, lexical(made, text)))[:4]
+        got = {(rank, passage_id) for rank, passage_id, _ in of_source(lists[name], "cross_encoder")}
+        assert got <= {(rank, passage_id) for rank, (passage_id, _) in enumerate(head, start=1)}
+        assert {1, 2} <= {rank for rank, _ in got}, "its floor"
         assert all(rank <= 4 for rank, _, _ in of_source(lists[name], "bm25")), "a list takes the first hits of each"
         beyond += sum("bm25" not in row["sources"] for row in lists[name])
     assert beyond > 0
+    assert set(lists) == set(QUERIES) - {"nothing"} and done.rows("queries") == len(QUERIES)
+    assert done.manifest.outcomes["queries_with_one_candidate_or_none"] == 1, "nothing has a word of that query"
 
 
 def test_sources_take_turns_and_their_lists_are_their_own(found: Found, tiny_cross_encoder: Path):
     section = {"sources": ["dense", "bm25", "cross_encoder"], "cross_encoder": str(tiny_cross_encoder)}
-    done = found(merge="per_query_source", list_size=4, depth=13, **section)
+    done = found(merge="per_query_source", list_size=4, depth=13, max_queries=12, crop_share=0.5, **section)
     lists = lists_of(done)
-    order = [row["query_id"] for row in done.table("queries").to_pylist()]
-    assert [lists[name][0]["sources"] for name in order] == [["dense"], ["bm25"], ["cross_encoder"]] * 2
+    queries = done.table("queries").to_pylist()
+    order = [row["query_id"] for row in queries]
+    assert [lists[name][0]["sources"] for name in order] == [["dense"], ["bm25"], ["cross_encoder"]] * 4
     for rows in lists.values():
         assert len({tuple(row["sources"]) for row in rows}) == 1 and len(rows) in (3, 4)
         assert [row["ranks"] for row in rows] == [[row["rank"]] for row in rows]
         assert [row["scores"] for row in rows] == [[row["score"]] for row in rows]
-    assert {done.manifest.outcomes[f"lists_with_{each}"] for each in section["sources"]} == {2}
-    alone = found(merge="per_query_source", max_queries=1, list_size=4, depth=13, **section)
-    assert {tuple(row["sources"]) for row in alone.table("candidates").to_pylist()} == {("dense",)}
+    assert {done.manifest.outcomes[f"lists_with_{each}"] for each in section["sources"]} == {4}
+    cut_from = {row["query_id"]: row["passage_id"] for row in done.table(candidates.SOURCES).to_pylist()}
+    assert set(cut_from) == {row["query_id"] for row in queries if row["kind"] == "crop"} and len(cut_from) == 6
+    assert "p00" not in cut_from.values(), "dev's passage"
+    assert all(row["text"] in TEXTS[cut_from[row["query_id"]]] for row in queries if row["kind"] == "crop")
 
 
-def test_query_that_finds_nothing_stays_without_a_list_and_is_counted(
-    found: Found, made: Shelf, tiny_cross_encoder: Path
-):
-    before = made.finished["queries"]
-    made.queries([{"query_id": "none", "text": NOTHING}, {"query_id": "q0", "text": "dough"}], [])
-    section = {"sources": ["bm25", "sparse", "cross_encoder"], "cross_encoder": str(tiny_cross_encoder)}
-    try:
-        done = found("sparse", **section)
-        nothing = found(sources=["bm25"], max_queries=1)
-    finally:
-        made.finished["queries"] = before
-    assert set(lists_of(done)) == {"q0"} and done.rows("queries") == 2
-    assert done.manifest.outcomes["queries_with_one_candidate_or_none"] == 1
-    assert nothing.rows("candidates") == 0 or nothing.table("queries")["query_id"].to_pylist() == ["q0"]
+def test_source_whose_turn_never_comes_is_not_searched(found: Found):
+    done = found(merge="per_query_source", sources=["bm25", "dense"], max_queries=1)
+    assert {row["query_id"] for row in done.table("candidates").to_pylist()} <= set(QUERIES)
+    assert "hits" not in done.manifest.tables and done.manifest.outcomes.get("lists_with_dense", 0) == 0
 
 
-def test_sentences_are_queries_whose_passage_is_known(found: Found):
-    done = found(sources=["bm25"], crop_share=1.0, max_queries=5)
-    queries = {row["query_id"]: row for row in done.table("queries").to_pylist()}
-    labels = {row["query_id"]: row["passage_id"] for row in done.table(candidates.SOURCES).to_pylist()}
-    assert len(queries) == 5 and set(labels) == set(queries) and "p00" not in labels.values(), "dev's passage"
-    for query_id, passage_id in labels.items():
-        assert queries[query_id]["text"] in TEXTS[passage_id] and queries[query_id]["kind"] == "crop"
-    lists = lists_of(done)
-    assert all(labels[q] in {row["passage_id"] for row in lists[q]} for q in labels if labels[q] != "p12")
-
-
-def test_no_query_at_all_is_an_error_that_says_so(found: Found, made: Shelf):
-    before = made.finished["queries"]
-    made.queries([{"query_id": "dev", "text": "what is yeast", "split": "dev"}], [])
-    try:
-        with pytest.raises(RayrieverError, match=r"candidates: there is no query .* Raise candidates.max_queries"):
-            found(sources=["bm25"])
-    finally:
-        made.finished["queries"] = before
+def test_no_query_at_all_is_an_error_that_says_so(tmp_path: Path):
+    values = {"workspace": str(tmp_path), "corpus": {"path": "x"}, "candidates": {"crop_share": 0.0}}
+    shelf = Shelf(Recipe.model_validate(values))
+    shelf.corpus(PASSAGES, {})
+    shelf.queries([{"query_id": "dev", "text": "what is yeast", "split": "dev"}], [])
+    with pytest.raises(RayrieverError, match=r"candidates: there is no query .* Raise candidates.max_queries"):
+        shelf.run("candidates", candidates.run, ["corpus", "queries"])
 
 
 def test_key_and_plan_go_by_the_section_and_the_named_reranker(made: Shelf, tiny_cross_encoder: Path):
@@ -232,6 +217,8 @@ def test_key_and_plan_go_by_the_section_and_the_named_reranker(made: Shelf, tiny
     assert named["model"].startswith("folder:")
     shorter = recipe(candidates=section, scorer={"max_tokens": 32})
     assert candidates.external(shorter) != named, "it would read less of each passage"
+    other = recipe(candidates=section, scorer=made.recipe.scorer.model_dump(exclude_unset=True) | {"model": "other"})
+    assert candidates.external(other) == named, "that is what is trained, not who finds candidates"
     foreseen = {"queries": Estimate(6, 0), "corpus": Estimate(13, 0)}
     for values, lists in (
         ({"max_queries": 100, "crop_share": 0.5}, 6 + 13),

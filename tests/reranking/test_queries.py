@@ -14,10 +14,12 @@ from pipeline.stage import StageContext
 from pipeline.workspace import ArtifactWriter
 from tests.artifacts import Shelf
 
-SENTENCE = "sentence of passage number {} stands here."
+SENTENCE = "Sentence of passage number {} stands here."
 PASSAGES = [{"passage_id": f"p{n}", "title": "", "text": SENTENCE.format(n)} for n in range(8)]
 SHORT = [{"passage_id": f"s{n}", "title": "", "text": "Too short. No query. Is here."} for n in range(8)]
-TRAIN = [{"query_id": f"t{n}", "text": f"train query {n}", "kind": kind} for n, kind in enumerate(("given", "claim") * 3)]
+TRAIN = [
+    {"query_id": f"t{n}", "text": f"train query {n}", "kind": kind} for n, kind in enumerate(("given", "claim") * 3)
+]
 OLD = {"query_id": "old", "text": "an old sentence of some passage", "kind": "crop"}
 DEV = {"query_id": "d", "text": "what does dev ask", "split": "dev"}
 TEST = {"query_id": "e", "text": SENTENCE.format(5).upper(), "split": "test"}

@@ -1,12 +1,10 @@
 """Tiny rerankers of random weights, saved as published ones are: without a scorer.json."""
 
-import string
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-_LETTERS = [*string.ascii_letters, *string.digits, *".,:?!-'<>|/"]
 PAIRS = [
     ("how do bees fly", "Bees beat their wings 230 times per second."),
     ("how do bees fly", ""),
@@ -14,45 +12,6 @@ PAIRS = [
     ("what is tea", "Stones."),
     ("rain", "It rains where warm air rises and cools down, as it does over mountains."),
 ]
-
-
-@pytest.fixture(scope="session")
-def save_t5(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Write a T5; `tied` as T5 1.0 has it (T5 1.1 and flan-t5 are untied), `words` that are single tokens."""
-
-    def save(tied: bool = True, words: tuple[str, ...] = ("true", "false")) -> Path:
-        import torch
-        from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
-
-        folder = tmp_path_factory.mktemp("tiny-t5")
-        pieces = [f"▁{word}" for word in (*words, "Query", "Document", "Relevant")]
-        vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -9.0)]
-        vocabulary += [(piece, -5.0) for piece in pieces] + [(letter, -8.0) for letter in _LETTERS]
-        tokenizer = T5Tokenizer(vocab=vocabulary)
-        tokenizer.save_pretrained(folder)
-        torch.manual_seed(0)
-        config = T5Config(
-            vocab_size=len(tokenizer),
-            d_model=32,
-            d_kv=8,
-            d_ff=48,
-            num_layers=2,
-            num_heads=4,
-            decoder_start_token_id=0,
-            tie_word_embeddings=tied,
-        )
-        model = T5ForConditionalGeneration(config)
-        if not tied:
-            model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
-        model.save_pretrained(folder)
-        return folder
-
-    return save
-
-
-@pytest.fixture(scope="session")
-def tiny_t5(save_t5: Callable[..., Path]) -> Path:
-    return save_t5()
 
 
 _QWEN = (

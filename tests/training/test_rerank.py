@@ -1,7 +1,7 @@
 """The rerank stage on Ray Train: a T5 and an encoder learn a toy collection, with one worker as with two."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from pipeline.workspace import Artifact
 from tests.training.trained import PASSAGES, TRAIN, WORDS, TrainingShelf
 
 INPUTS = ("corpus", "words", "queries", "index_base", "permutations")
-SMALL = {"batch_size": 4, "dtype": "float32", "cpus_per_worker": 1, "dev_depth": 5, "max_tokens": 64}
+SMALL = {"batch_size": 4, "dtype": "float32", "cpus_per_worker": 1, "dev_depth": 5}
 
 
 class RerankShelf(TrainingShelf):
@@ -34,7 +34,7 @@ class RerankShelf(TrainingShelf):
             encoder,
             rerank=SMALL | values,
             permutations={"path": "unread"},
-            scorer={"model": str(model), "max_tokens": 64, "cpus_per_actor": 1},
+            scorer={"model": str(model), "max_tokens": 128, "cpus_per_actor": 1},
         )
         self.words()
         self.base_index()
@@ -44,9 +44,10 @@ class RerankShelf(TrainingShelf):
         ids = [row["passage_id"] for row in PASSAGES]
         rows = []
         for number, query in enumerate(TRAIN[:count]):
-            order = [ids[(number + step) % len(ids)] for step in range(6)]
-            pairs = [1.0] * 5 + [0.0] * 10  # the first is above the others; of these nothing is known
-            scores = [1.0] + [0.0] * 5
+            order = [ids[(number + step) % len(ids)] for step in range(len(ids))]
+            others = len(ids) - 1
+            pairs = [1.0] * others + [0.0] * (others * (others - 1) // 2)  # of the others nothing is known
+            scores = [1.0] + [0.0] * others
             rows.append(
                 {"query_id": query["query_id"], "query": query["text"], "kind": "given", "teacher": "recorded"}
                 | {"passage_ids": order, "scores": scores, "confidence": pairs}
@@ -77,11 +78,13 @@ def ndcg(scorer: Scorer) -> float:
 
 @pytest.mark.parametrize("kind", ["t5", "encoder"])
 def test_a_small_model_learns_a_toy_collection_and_its_folder_scores_as_it_did(
-    kind: str, tmp_path: Path, tiny_encoder: Path, tiny_t5: Path, ray_cluster: None
+    kind: str, tmp_path: Path, tiny_encoder: Path, minilm: str, save_t5: Callable[..., Path], ray_cluster: None
 ):
     """From end to end: lists to examples, Ray Train, the saved folder, and scores from it."""
-    model = tiny_t5 if kind == "t5" else tiny_encoder
-    shelf = RerankShelf(tmp_path, tiny_encoder, model, epochs=40, learning_rate=5e-3, evaluations_per_epoch=0)
+    t5 = kind == "t5"
+    model = save_t5(words=("true", "false", *WORDS), dropout_rate=0.0) if t5 else Path(minilm)
+    values = {"epochs": 20, "learning_rate": 3e-3} if t5 else {"epochs": 8, "learning_rate": 2e-4}
+    shelf = RerankShelf(tmp_path, tiny_encoder, model, **values, evaluations_per_epoch=0)
     trained = shelf.train()
     untrained = Scorer(load_scorer_model(shelf.recipe.scorer), "float32", 256)
     scorer = scorer_of(trained)
@@ -112,8 +115,10 @@ def test_two_workers_make_the_steps_of_one(tmp_path: Path, tiny_encoder: Path, a
     shelf = RerankShelf(tmp_path, tiny_encoder, without_dropout(tmp_path, tiny_encoder), epochs=2, workers=2)
     found = shelf.train()
     for row, expected in zip(found.table("metrics").to_pylist(), alone.table("metrics").to_pylist(), strict=True):
-        for name in ("loss", "gradient_norm", "pairs_in_order", "learning_rate"):
+        for name in ("loss", "gradient_norm", "learning_rate"):
             assert row[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-5), (row["step"], name)
+        # An untrained head's scores nearly tie.
+        assert row["pairs_in_order"] == pytest.approx(expected["pairs_in_order"], abs=0.1)
     one, other = (load_scorer_model(ScorerSection(), each.directory("model")) for each in (found, alone))
     for (name, value), expected in zip(one.module.named_parameters(), other.module.parameters(), strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-2, atol=1e-4, msg=name)

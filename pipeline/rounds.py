@@ -1,4 +1,4 @@
-"""Trainings in rounds: the encoder's and the reranker's, each round going on from what the one before has learnt.
+"""Trainings in rounds: each finds its examples with the model that the round before has trained.
 
 The hits of the base encoder are soon no hard negatives any more (Xiong et al. 2021, ANCE, section 3); and a reranker
 finds candidates that no first stage puts on top. A round is a row of ordinary stages, so that a killed run resumes

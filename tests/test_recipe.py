@@ -149,6 +149,9 @@ LISTS = "permutations: {method: fusion}"
         ("rerank: {}\ncandidates: {}", "rerank learns the lists of section permutations"),
         (LISTS, "permutations ranks the lists of section candidates ({} takes the defaults) or takes path"),
         ("candidates: {sources: [bm25, sparse]}", "candidates.sources: sparse needs section sparse"),
+        ("sparse: {model: x}\ncandidates: {}", "section sparse is read as a source alone"),
+        ("candidates: {cross_encoder: x}", "cross_encoder is a source: name it in sources"),
+        ("evaluate_reranker: {depths: [0]}", "evaluate_reranker.depths.0: Input should be greater than or equal to 1"),
         ("candidates: {sources: [cross_encoder]}", "cross_encoder needs a model, candidates.cross_encoder"),
         (
             "permutations: {path: r.jsonl}\nrerank: {rounds: 2}",
@@ -193,4 +196,4 @@ def test_sections_of_a_reranker_bring_their_stages_and_no_others(recipe):
     assert names("") == [] and names("candidates: {}") == ["candidates"]
     assert names(f"candidates: {{}}\n{LISTS}") == ["candidates", "permutations"]
     assert names("permutations: {path: r}\nrerank: {}") == ["permutations", "rerank", "evaluate_reranker"]
-    assert names(f"sparse: {{model: x}}\ncandidates: {{}}\n{LISTS}\nrerank: {{}}") == own
+    assert names(f"sparse: {{model: x}}\ncandidates: {{sources: [bm25, sparse]}}\n{LISTS}\nrerank: {{}}") == own

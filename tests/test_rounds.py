@@ -115,7 +115,8 @@ def test_each_round_finds_candidates_with_the_reranker_of_the_one_before(rounds:
 
 
 def test_rounds_of_both_end_with_the_encoder_of_the_last():
-    stages = reranker_stages(2, negatives={"rounds": 2}, preferences={}, align={}, sparse={"model": "x"})
+    sections = {"candidates": {"sources": ["bm25", "sparse", "dense"]}, "sparse": {"model": "x"}}
+    stages = reranker_stages(2, negatives={"rounds": 2}, preferences={}, align={}, **sections)
     found_by = (
         "corpus",
         "words",

@@ -15,7 +15,7 @@ from pipeline.recipe import AblateSection, Recipe, with_overrides
 RERANKED = "reranked"  # what a reranker makes of a first stage
 FIRST_STAGE = "first stage"  # BM25 and the newest encoder, fused by rank
 # What all arms have in common, or their figures could not be compared.
-_COMMON = ("ablate", "workspace", "corpus", "evaluate", "ray")
+_COMMON = ("ablate", "workspace", "corpus", "evaluate", "evaluate_reranker", "ray")
 
 
 @dataclass(frozen=True)

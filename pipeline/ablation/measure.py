@@ -132,15 +132,20 @@ def measure_first_stage(recipe: Recipe, artifacts: Mapping[str, Artifact], judge
 
 
 def measure_reranked(
-    recipe: Recipe, artifacts: Mapping[str, Artifact], judged: Judged, depth: int, progress: Progress
+    recipe: Recipe, artifacts: Mapping[str, Artifact], judged: Judged, first: Trial, depth: int, progress: Progress
 ) -> Trial | None:
-    """That first stage with `depth` hits reranked; None where there is no reranker.
+    """The first stage with `depth` hits reranked; None where there is no reranker.
 
-    Raises RayrieverError as `measure_encoder` does.
+    Raises RayrieverError as `measure_encoder` does, and for a run whose first stage is another one.
     """
     if "rerank" not in artifacts:
         return None
     check_comparable(artifacts, judged)
+    if _searched(recipe, artifacts, depth)["index"] != first.index:
+        raise RayrieverError(
+            "its encoder is not the recipe's, so its reranker puts other hits in order. With section rerank, arms vary "
+            "candidates, permutations, scorer and rerank alone."
+        )
     trained, corpus = artifacts["rerank"].manifest, artifacts["corpus"]
 
     def rank(texts: list[str]) -> list[list[Hit]]:

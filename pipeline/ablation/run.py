@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from pipeline.ablation import markdown
-from pipeline.ablation.arms import FIRST_STAGE, RERANKED, Arm, arms_of
+from pipeline.ablation.arms import FIRST_STAGE, Arm, arms_of
 from pipeline.ablation.compare import System, best_on_dev, rows_of
 from pipeline.ablation.measure import (
     SPLITS,
@@ -29,6 +30,7 @@ from pipeline.workspace import Artifact, Workspace, explained_write_errors
 
 Announce = Callable[[str], None]  # told which training comes next
 # A recipe brought as far as it goes: what is finished, and why there is no more.
+_Measure = Callable[[Recipe, Mapping[str, Artifact], str], Trial | None]  # of one of an arm's rows
 _Reach = Callable[[int, Recipe], tuple[Mapping[str, Artifact], str | None]]
 
 
@@ -49,19 +51,31 @@ def ablate(recipe: Recipe, listener: Listener, announce: Announce, chosen: Seque
     base = measure_encoder(recipe, shared, judged)
     assert base is not None, "its index is there"
     systems = [System(BM25, False, (measure_lexical(recipe, shared, judged),)), System(BASE, False, (base,))]
+    measure: _Measure = partial(_encoder, judged)
     if reranks:
         first = measure_first_stage(recipe, shared, judged, arms[0].depth)
         systems.append(System(FIRST_STAGE, False, (first,)))
+        measure = partial(_reranker, judged, first, arms[0].depth)
     not_run = list[str]()
     for number, arm in enumerate(arms, start=1):
         wanted = not chosen or arm.name in chosen
         announcement = f"arm {number} of {len(arms)}, {arm.name}"
-        found = _systems(arm, judged, _running(arm, listener, announce, announcement) if wanted else _finished)
+        found = _systems(arm, measure, _running(arm, listener, announce, announcement) if wanted else _finished)
         systems += [each for each in found if wanted or each.trials]
         not_run += [each.name for each in found if not (wanted or each.trials)]
     result = _compared(recipe, systems, judged, not_run)
     _publish(Workspace(recipe.workspace), result)
     return result
+
+
+def _encoder(judged: Judged, recipe: Recipe, artifacts: Mapping[str, Artifact], encoder: str) -> Trial | None:
+    return measure_encoder(recipe, artifacts, judged, encoder)
+
+
+def _reranker(
+    judged: Judged, first: Trial, depth: int, recipe: Recipe, artifacts: Mapping[str, Artifact], _: str
+) -> Trial | None:
+    return measure_reranked(recipe, artifacts, judged, first, depth, Silent())
 
 
 def _newest_index(recipe: Recipe) -> str:
@@ -93,14 +107,14 @@ def _finished(seed: int, recipe: Recipe) -> tuple[Mapping[str, Artifact], str | 
         return {}, None
 
 
-def _systems(arm: Arm, judged: Judged, reach: _Reach) -> list[System]:
+def _systems(arm: Arm, measure: _Measure, reach: _Reach) -> list[System]:
     """The rows of an arm: a seed has a trial or an error in each of them, or was never run."""
     trials: dict[str, list[Trial]] = {what: [] for what in arm.rows}
     errors: dict[str, list[str]] = {what: [] for what in arm.rows}
     for seed, recipe in arm.recipes.items():
         artifacts, failure = reach(seed, recipe)
         for what in arm.rows:
-            trial, fault = _measured(recipe, artifacts, judged, what, arm.depth)
+            trial, fault = _measured(recipe, artifacts, what, measure)
             if trial is not None:
                 trials[what].append(trial)
             elif fault or failure:
@@ -112,12 +126,10 @@ def _systems(arm: Arm, judged: Judged, reach: _Reach) -> list[System]:
 
 
 def _measured(
-    recipe: Recipe, artifacts: Mapping[str, Artifact], judged: Judged, what: str, depth: int
+    recipe: Recipe, artifacts: Mapping[str, Artifact], what: str, measure: _Measure
 ) -> tuple[Trial | None, str | None]:
     try:
-        if what == RERANKED:
-            return measure_reranked(recipe, artifacts, judged, depth, Silent()), None
-        return measure_encoder(recipe, artifacts, judged, what), None
+        return measure(recipe, artifacts, what), None
     except Exception as error:  # as in `_running`
         return None, _told(error)
 

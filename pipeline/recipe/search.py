@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -55,7 +55,7 @@ class IndexSection(Section):
 
 
 class EvaluateRerankerSection(Section):
-    depths: tuple[int, ...] = Field(
+    depths: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (10, 50, 100),
         min_length=1,
         description="Hits of each first stage that are put in order; no more than evaluate.top_k.",

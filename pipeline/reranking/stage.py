@@ -43,7 +43,10 @@ def run(ctx: StageContext) -> None:
         ctx.out.outcomes[f"lists_{each.teacher}"] += 1
     if not taught.lists:
         counted = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in sorted(ctx.out.outcomes.items()))
-        raise RayrieverError(f"permutations: the teacher has ranked no list ({counted}). Look at `rayriever answers`.")
+        raise RayrieverError(
+            f"permutations: no list is ranked ({counted}). Look at these counts, and where an LLM ranks at its answers "
+            "(rayriever answers)."
+        )
     ctx.out.table("permutations", taught.permutations(), records.PERMUTATION)
     ctx.out.table("lists", taught.ranked_lists(), records.RANKED_LIST)
 

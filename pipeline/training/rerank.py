@@ -54,10 +54,10 @@ def _examples(ctx: StageContext) -> Iterator[pa.Table]:
 
 
 def external(recipe: Recipe) -> Any:
-    """Stands for the weights that training starts from."""
+    """Stands for the weights that training starts from, and for the hits that dev reranks."""
     from pipeline.models import locate
 
-    return locate(recipe.scorer.model).fingerprint
+    return {"model": locate(recipe.scorer.model).fingerprint, "rrf_k": recipe.evaluate.rrf_k}
 
 
 def estimate(recipe: Recipe, upstream: Mapping[str, Estimate]) -> Estimate:

@@ -2,12 +2,14 @@
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sentence_transformers import SentenceTransformer
 
 from pipeline.ablation.measure import (
+    Trial,
     check_comparable,
     judged_queries,
     measure_encoder,
@@ -146,19 +148,22 @@ def test_reranked_and_its_first_stage_start_from_the_very_same_hits(
         for name, ids in lists.items():
             scores = dict(zip(ids, scorer.score(ASKED[name], [TEXTS[i] for i in ids]), strict=True))
             lists[name] = [*sorted(ids[:depth], key=lambda i: -scores[i]), *ids[depth:]]
-        done = measure_reranked(reranker.recipe, reranker.finished, judged, depth, Silent())
+        done = measure_reranked(reranker.recipe, reranker.finished, judged, first, depth, Silent())
         assert done is not None and done.ndcg == pytest.approx(ndcg(lists))
         assert done.ndcg != first.ndcg and done.index == reranker.finished["rerank"].manifest.identity
         assert stored(reranker) == (2 if depth == 18 else 4)
-    measure_first_stage(reranker.recipe, reranker.finished, judged, 4)
-    measure_reranked(reranker.recipe, reranker.finished, judged, 4, Silent())
+    first = measure_first_stage(reranker.recipe, reranker.finished, judged, 4)
+    measure_reranked(reranker.recipe, reranker.finished, judged, first, 4, Silent())
     assert stored(reranker) == 4
+    with pytest.raises(RayrieverError, match="its encoder is not the recipe's"):
+        measure_reranked(reranker.recipe, reranker.finished, judged, replace(first, index="other"), 4, Silent())
 
 
 def test_run_without_a_reranker_has_no_such_figures_and_other_queries_are_refused(shelf: Shelf):
     judged = judged_queries(shelf.finished)
-    assert measure_reranked(shelf.recipe, shelf.finished, judged, 5, Silent()) is None
+    first = Trial("index", 0.0, {})
+    assert measure_reranked(shelf.recipe, shelf.finished, judged, first, 5, Silent()) is None
     shelf.finished["rerank"] = shelf.finished["index_base"] = shelf.finished["corpus"]
     shelf.queries(QUERIES, [*JUDGMENTS, ("d", "p0", 1)])
     with pytest.raises(RayrieverError, match="not the recipe's"):
-        measure_reranked(shelf.recipe, shelf.finished, judged, 5, Silent())
+        measure_reranked(shelf.recipe, shelf.finished, judged, first, 5, Silent())

@@ -132,7 +132,8 @@ def reranked_row(row: RerankedFigures) -> list[str]:
 def _changed(means: Means | None, change: Comparison | None) -> list[str]:
     if means is None or change is None:
         return ["-", "-", "-"]
-    return [f"{means.ndcg_at_10:.3f}", f"{change.difference:+.3f}", f"{change.p_value:.3f}"]
+    p_value = "< 0.001" if change.p_value < 0.001 else f"{change.p_value:.3f}"
+    return [f"{means.ndcg_at_10:.3f}", f"{change.difference:+.3f}", p_value]
 
 
 def _compared(report: Report) -> list[tuple[str, str, Comparison]]:

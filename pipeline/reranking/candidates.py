@@ -19,8 +19,10 @@ from pipeline.recipe import CandidatesSection, Recipe, ScorerSection, Source
 from pipeline.reranking.lists import Query
 from pipeline.reranking.merging import Candidate, distinct, one_source, to_table, union
 from pipeline.reranking.queries import choose, queries_table
+from pipeline.scorer.named import trained_reranker
 from pipeline.stage import Estimate, StageContext
 
+_KEY = "candidates.cross_encoder"
 SOURCES = "sources"  # table of queries whose label is the passage that they were cut from
 # Queries searched together by words or terms, and texts of candidates held at a time
 _BLOCK = 1024
@@ -198,7 +200,7 @@ def external(recipe: Recipe) -> Any:
     named = section_of(recipe).cross_encoder
     if named is None and (recipe.rerank is None or recipe.rerank.rounds == 1):
         return None
-    model = None if named is None else locate(named).fingerprint
+    model = None if named is None else locate(trained_reranker(named, _KEY)).fingerprint
     return {"model": model, "scorer": recipe.scorer.reading_fields()}
 
 

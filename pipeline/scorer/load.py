@@ -21,6 +21,7 @@ from pipeline.models import fetch, locate
 from pipeline.recipe import ScorerSection
 from pipeline.scorer import causal, encoder, t5
 from pipeline.scorer.model import Contract, Kind, PairModel, read_contract
+from pipeline.scorer.named import trained_reranker
 
 _KINDS: dict[Kind, type[PairModel]] = {
     "t5": t5.T5PairModel,
@@ -77,7 +78,7 @@ def kind_of(config: PretrainedConfig, name: str) -> Kind:
 
 
 def _opened(model: str) -> Path | str:
-    place = fetch(locate(model))
+    place = fetch(locate(trained_reranker(model, "scorer.model")))
     if place.gguf_file is not None:
         raise RayrieverError(f"scorer.model {model}: GGUF weights cannot be scored. Give a folder with safetensors.")
     modules = Path(place.path_or_name, "modules.json")

@@ -11,6 +11,7 @@ from pipeline.corpus.texts import passage_texts
 from pipeline.errors import RayrieverError
 from pipeline.recipe import Recipe
 from pipeline.records import RERANKING_EXAMPLE
+from pipeline.scorer.named import trained_reranker
 from pipeline.stage import Estimate, StageContext
 from pipeline.training.dev_lists import dev_lists
 from pipeline.training.job import TrainingSet
@@ -57,7 +58,8 @@ def external(recipe: Recipe) -> Any:
     """Stands for the weights that training starts from, and for the hits that dev reranks."""
     from pipeline.models import locate
 
-    return {"model": locate(recipe.scorer.model).fingerprint, "rrf_k": recipe.evaluate.rrf_k}
+    model = trained_reranker(recipe.scorer.model, "scorer.model")
+    return {"model": locate(model).fingerprint, "rrf_k": recipe.evaluate.rrf_k}
 
 
 def estimate(recipe: Recipe, upstream: Mapping[str, Estimate]) -> Estimate:

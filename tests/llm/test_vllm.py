@@ -126,6 +126,26 @@ def test_real_engine_answers_and_refuses_and_is_asked_only_once(instruct_folder:
     assert totals(workspace).sent == 21
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not _HAS_VLLM, reason="vLLM is not installed")
+@pytest.mark.usefixtures("ray_cluster")
+def test_real_engine_puts_choices_in_the_order_of_their_likelihoods(instruct_folder: Path, tmp_path: Path):
+    """An engine that lists only what it would say itself leaves the others in the order given: no ranking at all."""
+    settings = section(instruct_folder, batch_size=8, max_context_tokens=256)
+    letters = tuple("ABCDE")
+    asked = [
+        [{"role": "user", "content": f"Repeat the letter {each}. Answer with this one letter only."}]
+        for each in letters
+    ]
+    sampling = Sampling(0, 1, choices=letters, ranks_choices=True)
+    requests = build(model_identity(settings), "setwise", asked, sampling)
+    answers = list(complete([requests], settings, Workspace(str(tmp_path)), RaySection(), Silent(), "setwise"))
+    ranked = [answer["text"].split(" > ") for answer in answers]
+    assert [each[0] for each in ranked] == list(letters) and all(sorted(each) == list(letters) for each in ranked)
+    # In float32, transformers has E before B and C where D is asked for.
+    assert ranked[3] != ["D", "A", "B", "C", "E"], "the order in which choices are given"
+
+
 def _write_adapter(folder: Path, model: Path) -> None:
     """A LoRA adapter of random weights, large enough to change what the model says."""
     from safetensors.torch import save_file

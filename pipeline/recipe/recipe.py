@@ -81,8 +81,6 @@ class Recipe(Section):
         sources = () if self.candidates is None else self.candidates.sources
         if "sparse" in sources and self.sparse is None:
             raise ValueError("candidates.sources: sparse needs section sparse, with the model")
-        if self.sparse is not None and "sparse" not in sources:
-            raise ValueError("section sparse is read as a source alone: name it in candidates.sources, or take it out")
         rounds = 1 if self.rerank is None else self.rerank.rounds
         if "cross_encoder" in sources and self.candidates is not None and self.candidates.cross_encoder is None:
             raise ValueError("candidates.sources: cross_encoder needs a model, candidates.cross_encoder")

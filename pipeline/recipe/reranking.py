@@ -108,8 +108,6 @@ class CandidatesSection(Section):
     def _floors_fit(self) -> CandidatesSection:
         if self.merge == "union" and self.floor * len(self.sources) > self.list_size:
             raise ValueError("floor times the number of sources must not exceed list_size")
-        if self.cross_encoder is not None and "cross_encoder" not in self.sources:
-            raise ValueError("cross_encoder is a source: name it in sources, or take the model out")
         if len(set(self.sources)) < len(self.sources):
             raise ValueError("sources must not repeat a source")
         return self

@@ -165,12 +165,12 @@ def test_llm_ranks_what_has_two_passages_and_every_list_is_accounted_for(rank, c
     assert "on 1 a passage of relevance 1" in shown, "title and text"
     assert orders(rank(lists)) == first and chat_server.total == 4, "asked again for what is stored"
 
-    with pytest.raises(RayrieverError, match=r"permutations: the teacher has ranked no list \(.*1 queries without"):
+    with pytest.raises(RayrieverError, match=r"permutations: no list is ranked \(.*1 queries without"):
         rank({"plain": IDS})
 
 
 def test_nothing_to_rank_is_an_error_with_its_reason(rank):
-    with pytest.raises(RayrieverError, match=r"has ranked no list \(2 lists too short"):
+    with pytest.raises(RayrieverError, match=r"no list is ranked \(2 lists too short"):
         rank({"given": "p0", "cut": ""}, method="fusion")
 
 

@@ -33,7 +33,7 @@ def list_prompts(recipe: MaybeRecipe = None, overrides: Overrides = None, as_jso
         table = new_table("Task", "Version", "Parser", "Temp.", "Tokens", "Values", "File")
         for prompt in prompts:
             about = prompt.about
-            limit = "by words" if about.max_tokens is None else str(about.max_tokens)
+            limit = "by task" if about.max_tokens is None else str(about.max_tokens)
             values = ", ".join(sorted(prompt.values))
             temperature = "recipe's" if about.temperature is None else f"{about.temperature:g}"
             cells = (about.task, f"{about.version}", about.parser, temperature, limit, values)

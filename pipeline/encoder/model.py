@@ -72,5 +72,5 @@ def best_device(gpus: float) -> torch.device:
     if gpus <= 0:
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise RayrieverError("a GPU was reserved for the encoder, but this torch build or machine has no CUDA device.")
+        raise RayrieverError("a GPU was reserved, but this torch build or machine has no CUDA device.")
     return torch.device("cuda")

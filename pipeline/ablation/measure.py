@@ -18,12 +18,13 @@ from pipeline.evaluation.reranking_stage import pool, reranked, score_pool
 from pipeline.lexical.search import open_words
 from pipeline.mining.search import fused_hits, search_index
 from pipeline.progress import Progress
+from pipeline.queries.read import EVALUATED
+from pipeline.queries.read import judged_queries as judged_rows
 from pipeline.rankings import Hit, to_table
 from pipeline.recipe import Recipe
 from pipeline.workspace import Artifact, Workspace, digest
 
 FOLDER = "ablation"
-SPLITS = ("dev", "test")
 _VERSION = 1  # raised when the same inputs come to other figures
 _DEPTH = 10  # hits that nDCG@10 sees
 
@@ -56,12 +57,7 @@ def judged_queries(artifacts: Mapping[str, Artifact]) -> Judged:
     """The judged dev and test queries of a run. Raises RayrieverError where there are none."""
     source = artifacts["queries"]
     queries, judgments = source.table("queries"), source.table("judgments")
-    evaluated = queries.filter(
-        pc.and_(
-            pc.is_in(queries["split"], pa.array(SPLITS)),
-            pc.is_in(queries["query_id"], judgments["query_id"].combine_chunks()),
-        )
-    ).sort_by("query_id")
+    evaluated = judged_rows(source)
     if not evaluated.num_rows:
         raise RayrieverError("ablate: no dev or test query has a judgment. Give some, or raise queries.dev_share.")
     of_these = metrics.judgments_of(judgments, evaluated["query_id"].to_pylist())
@@ -82,7 +78,7 @@ def unseen_queries(queries: pa.Table, judgments: pa.Table, duplicates: pa.Table)
     pairs = [(query_id, same.get(passage_id, passage_id)) for query_id, passage_id in zip(ids, passages, strict=True)]
     trained = {passage_id for query_id, passage_id in pairs if split[query_id] == "train"}
     seen = {query_id for query_id, passage_id in pairs if passage_id in trained}
-    return frozenset(query_id for query_id, name in split.items() if name in SPLITS and query_id not in seen)
+    return frozenset(query_id for query_id, name in split.items() if name in EVALUATED and query_id not in seen)
 
 
 def measure_lexical(recipe: Recipe, artifacts: Mapping[str, Artifact], judged: Judged) -> Trial:

@@ -10,7 +10,6 @@ from pipeline.ablation import markdown
 from pipeline.ablation.arms import FIRST_STAGE, Arm, arms_of
 from pipeline.ablation.compare import System, best_on_dev, rows_of
 from pipeline.ablation.measure import (
-    SPLITS,
     Judged,
     Trial,
     judged_queries,
@@ -24,6 +23,7 @@ from pipeline.encoder.systems import ALIGNED, BASE, TUNED
 from pipeline.errors import RayrieverError
 from pipeline.evaluation.stage import BM25
 from pipeline.progress import Silent
+from pipeline.queries.read import EVALUATED
 from pipeline.recipe import Recipe
 from pipeline.runner import Listener, finished_artifacts, run
 from pipeline.workspace import Artifact, Workspace, explained_write_errors
@@ -144,7 +144,9 @@ def _told(error: Exception) -> str:
 def _compared(recipe: Recipe, systems: Sequence[System], judged: Judged, not_run: Sequence[str]) -> Ablation:
     section, evaluation = recipe.ablate, recipe.evaluate
     assert section is not None, "checked with the arms"
-    splits = [SplitQueries(s, len(ids), len(judged.unseen.intersection(ids))) for s in SPLITS if (ids := judged.of(s))]
+    splits = [
+        SplitQueries(s, len(ids), len(judged.unseen.intersection(ids))) for s in EVALUATED if (ids := judged.of(s))
+    ]
     names = [each.split for each in splits]
     rows = rows_of(systems, judged, names, section.reference, evaluation.resamples, recipe.seed)
     return Ablation(

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline import records, trec
 from pipeline.corpus.texts import passage_texts
@@ -18,8 +17,9 @@ from pipeline.evaluation import markdown, metrics, significance
 from pipeline.evaluation.metrics import Scores
 from pipeline.evaluation.report import Report, StageCost
 from pipeline.evaluation.reranking import RerankedFigures, Reranking, decide
-from pipeline.evaluation.stage import BM25, RELEASE, REPORT, fused_name, llm_use, training_of
+from pipeline.evaluation.stage import BM25, RELEASE, REPORT, fused_name, llm_use, score_split, training_of
 from pipeline.progress import Progress
+from pipeline.queries.read import EVALUATED, judged_queries
 from pipeline.rankings import Hit, Rankings, from_table, to_table
 from pipeline.recipe import Recipe, ScorerSection
 from pipeline.stage import Estimate, StageContext
@@ -28,16 +28,14 @@ from pipeline.workspace import Artifact
 if TYPE_CHECKING:
     from pipeline.evaluation.significance import Comparison
 
-SPLITS = ("dev", "test")
 _OWN_STAGES = ("sparse", "candidates", "permutations", "rerank")
 _TIMED_QUERIES = 10
-# Queries whose texts are held at a time
-_BLOCK = 256
 
 
 def run(ctx: StageContext) -> None:
     """Write tables `hits` and `per_query` and folder `report`, the whole run's with the reranker's part added."""
-    queries = judged_queries(ctx.inputs["queries"])
+    judged = judged_queries(ctx.inputs["queries"])
+    queries = dict(zip(judged["query_id"].to_pylist(), judged["text"].to_pylist(), strict=True))
     release = json.loads(ctx.inputs["evaluate"].file(REPORT, RELEASE).read_text(encoding="utf-8"))
     firsts = _first_stages(ctx, release)
     depths = tuple(sorted({min(each, ctx.recipe.evaluate.top_k) for each in ctx.recipe.evaluate_reranker.depths}))
@@ -49,20 +47,12 @@ def run(ctx: StageContext) -> None:
         systems |= {f"{name} reranked {depth}": reranked(rankings, scores, depth) for depth in depths}
     tables = {name: to_table(name, rankings) for name, rankings in systems.items()}
     ctx.out.table("hits", pa.concat_tables(tables.values()), records.HIT)
-    measured = {split: _measured(ctx, queries, tables, split) for split in SPLITS}
+    judgments = ctx.inputs["queries"].table("judgments")
+    measured = {split: score_split(judged, judgments, tables, split) for split in EVALUATED}
     every = [each.per_query for of_split in measured.values() for each in of_split.values()]
     ctx.out.table("per_query", pa.concat_tables(every), records.PER_QUERY)
     result = _reranking(ctx, measured, list(firsts), depths, _latencies(ctx, queries, firsts, depths))
     _write(ctx, result, release, tables)
-
-
-def judged_queries(queries: Artifact) -> dict[str, str]:
-    """Texts of the dev and test queries with a judgment, by id in ascending order."""
-    table, judgments = queries.table("queries"), queries.table("judgments")
-    evaluated = pc.is_in(table["split"], pa.array(SPLITS))
-    judged = pc.is_in(table["query_id"], judgments["query_id"].combine_chunks())
-    rows = table.filter(pc.and_(evaluated, judged)).sort_by("query_id")
-    return dict(zip(rows["query_id"].to_pylist(), rows["text"].to_pylist(), strict=True))
 
 
 def _first_stages(ctx: StageContext, release: Mapping[str, object]) -> dict[str, dict[str, list[Hit]]]:
@@ -98,19 +88,9 @@ def score_pool(
         queries: texts by id.
         pooled: query id -> passages to score.
     """
-    from pipeline.scorer.actors import PassageList, score_lists
+    from pipeline.scorer.corpus import score_ids
 
-    def lists() -> Iterator[PassageList]:
-        ids = list(pooled)
-        for start in range(0, len(ids), _BLOCK):
-            block = ids[start : start + _BLOCK]
-            texts = passage_texts(corpus, {i for query_id in block for i in pooled[query_id]})
-            for query_id in block:
-                yield PassageList(query_id, queries[query_id], [texts[i] for i in pooled[query_id]])
-
-    where = corpus.workspace.uri
-    scored = score_lists(lists(), len(pooled), recipe.scorer, recipe.ray, progress, trained_by, where)
-    for query_id, scores in scored:
+    for query_id, scores in score_ids(corpus, queries, pooled, recipe.scorer, recipe.ray, progress, trained_by):
         yield query_id, dict(zip(pooled[query_id], scores.tolist(), strict=True))
 
 
@@ -124,15 +104,6 @@ def reranked(rankings: Rankings, scores: Mapping[str, Mapping[str, float]], dept
         # The scores of both parts have different units: places stand for them.
         found[query_id] = [Hit(hit.passage_id, float(len(order) - place)) for place, hit in enumerate(order)]
     return found
-
-
-def _measured(
-    ctx: StageContext, queries: Mapping[str, str], tables: Mapping[str, pa.Table], split: str
-) -> dict[str, Scores]:
-    table = ctx.inputs["queries"].table("queries", columns=["query_id", "split"])
-    of_split = table.filter(pc.equal(table["split"], split))["query_id"].to_pylist()
-    judgments = metrics.judgments_of(ctx.inputs["queries"].table("judgments"), [i for i in of_split if i in queries])
-    return {name: metrics.score(hits, judgments, name) for name, hits in tables.items()}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pipeline.evaluation.release import release
 from pipeline.lexical.search import open_words
 from pipeline.llm.store import totals
 from pipeline.mining.search import search_index
+from pipeline.queries.read import EVALUATED, judged_queries
 from pipeline.rankings import Rankings, to_table
 from pipeline.stage import Estimate, StageContext
 from pipeline.workspace import Artifact
@@ -50,16 +51,11 @@ def run(ctx: StageContext) -> None:
     """Write tables `hits` and `per_query` and folder `report`: report.md, report.json, release.json, TREC runs."""
     queries = ctx.inputs["queries"].table("queries")
     judgments = ctx.inputs["queries"].table("judgments")
-    judged = queries.filter(
-        pc.and_(
-            pc.is_in(queries["split"], pa.array(["dev", "test"])),
-            pc.is_in(queries["query_id"], judgments["query_id"].combine_chunks()),
-        )
-    ).sort_by("query_id")
+    judged = judged_queries(ctx.inputs["queries"])
     dev = judged.filter(pc.equal(judged["split"], "dev"))["query_id"].to_pylist()
     hits, fusions = _rank(ctx, judged, metrics.judgments_of(judgments, dev))
     ctx.out.table("hits", pa.concat_tables(hits.values()), records.HIT)
-    scores = {split: _score(judged, judgments, hits, split) for split in ("dev", "test")}
+    scores = {split: score_split(judged, judgments, hits, split) for split in EVALUATED}
     per_query = pa.concat_tables(s.per_query for by_system in scores.values() for s in by_system.values())
     ctx.out.table("per_query", per_query, records.PER_QUERY)
     _write(ctx, _report(ctx, scores, queries, judgments), hits, fusions)
@@ -82,9 +78,10 @@ def _rank(ctx: StageContext, judged: pa.Table, dev: pa.Table) -> tuple[dict[str,
     return {system: to_table(system, rankings) for system, rankings in found.items()}, fusions
 
 
-def _score(
+def score_split(
     judged: pa.Table, judgments: pa.Table, hits: Mapping[str, pa.Table], split: str
 ) -> dict[str, metrics.Scores]:
+    """What every system reaches on the judged queries of a split."""
     ids = judged.filter(pc.equal(judged["split"], split))["query_id"].to_pylist()
     of_split = metrics.judgments_of(judgments, ids)
     return {system: metrics.score(table, of_split, system) for system, table in hits.items()}

@@ -17,7 +17,7 @@ from pipeline.lexical.statistics import Statistics
 from pipeline.lexical.words import Words
 from pipeline.recipe import LexicalSection
 from pipeline.sharded.folder import ShardFiles, ShardFolder
-from pipeline.sharded.found import Found
+from pipeline.sharded.found import Found, best_rows
 from pipeline.sharded.ids import IDS, IdMap, dead_rows
 
 # bm25s's own files by role, and the ids beside them
@@ -70,13 +70,7 @@ class WordShard:
             return np.empty(0, np.float32), np.empty(0, np.int64)
         scores = self.index.get_scores_from_ids(tokens)
         scores[hidden] = 0
-        places = np.flatnonzero(scores > 0)
-        if len(places) > k:
-            # bm25s cuts ties at random places; keep all that tie with the last one until they are sorted.
-            last = np.partition(scores[places], -k)[-k]
-            places = places[scores[places] >= last]
-        order = np.lexsort((places, -scores[places]))[:k]
-        return scores[places[order]], places[order]
+        return best_rows(scores, k)
 
 
 def index_words(words: Words, ids: pa.Array, statistics: Statistics, section: LexicalSection) -> WordShard:

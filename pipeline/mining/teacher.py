@@ -16,7 +16,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.corpus.texts import passage_texts
 from pipeline.fusion import weighted_sum
 from pipeline.lexical.search import WordSearch, open_words
 from pipeline.mining.search import Search, open_search
@@ -67,24 +66,16 @@ def run(ctx: StageContext) -> None:
 
 def _rescored(ctx: StageContext, taught: pa.Table, section: TeacherSection, reranker: str) -> Iterator[pa.Table]:
     """The lists with the scores of a reranker, best first: of its lists the retriever learns to reproduce the order."""
-    from pipeline.scorer.actors import PassageList, score_lists
+    from pipeline.scorer.corpus import score_ids
 
     scorer = ctx.recipe.scorer.model_copy(update={"model": shipped_reranker(reranker, _KEY), "kind": "auto"})
-    corpus = ctx.inputs["corpus"]
-
-    def lists() -> Iterator[PassageList]:
-        for start in range(0, taught.num_rows, _BLOCK):
-            rows = taught.slice(start, _BLOCK).to_pylist()
-            found = passage_texts(corpus, {i for row in rows for i in row["passage_ids"]})
-            for number, row in enumerate(rows, start=start):
-                yield PassageList(str(number), row["text"], [found[i] for i in row["passage_ids"]])
-
-    scored = score_lists(lists(), taught.num_rows, scorer, ctx.recipe.ray, ctx.progress)
-    scores = {int(number): values for number, values in scored}
+    texts = {str(number): text for number, text in enumerate(taught["text"].to_pylist())}
+    ids = dict(zip(texts, taught["passage_ids"].to_pylist(), strict=True))
+    scores = dict(score_ids(ctx.inputs["corpus"], texts, ids, scorer, ctx.recipe.ray, ctx.progress))
     for start in range(0, taught.num_rows, _BLOCK):
         rows = taught.slice(start, _BLOCK).to_pylist()
         for number, row in enumerate(rows, start=start):
-            pairs = zip((section.reranker_scale * scores[number]).tolist(), row["passage_ids"], strict=True)
+            pairs = zip((section.reranker_scale * scores[str(number)]).tolist(), row["passage_ids"], strict=True)
             ranked = sorted(pairs, key=lambda pair: -pair[0])
             row["scores"], row["passage_ids"] = [score for score, _ in ranked], [i for _, i in ranked]
         yield pa.Table.from_pylist(rows, schema=TAUGHT)

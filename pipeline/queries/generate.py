@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -54,6 +54,17 @@ def assign(passages: pa.Table, count: int, kinds: Sequence[QueryKind], seed: int
         lap, place = divmod(number, len(rows))
         made.append(Assignment(kinds[(place + lap) % len(kinds)], *rows[place]))
     return made
+
+
+def unevaluated(passages: pa.Table, evaluated: Iterable[str], same: Mapping[str, str]) -> pa.Table:
+    """Without the passages that dev or test queries are about, and near-duplicates of such.
+
+    Args:
+        same: passage id -> first of its near-duplicates; others stand for themselves.
+    """
+    groups = {same.get(passage_id, passage_id) for passage_id in evaluated}
+    free = [same.get(i, i) not in groups for i in passages["passage_id"].to_pylist()]
+    return passages.filter(pa.array(free, pa.bool_()))
 
 
 def crop(text: str, seed: str) -> str | None:

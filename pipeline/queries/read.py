@@ -10,6 +10,17 @@ import pyarrow.compute as pc
 
 from pipeline.records import QUERY
 from pipeline.stage import StageContext
+from pipeline.workspace import Artifact
+
+EVALUATED = ("dev", "test")
+
+
+def judged_queries(queries: Artifact) -> pa.Table:
+    """Rows of records.QUERY of dev and test that have a judgment, by query id."""
+    table, judgments = queries.table("queries"), queries.table("judgments")
+    evaluated = pc.is_in(table["split"], pa.array(EVALUATED))
+    judged = pc.is_in(table["query_id"], judgments["query_id"].combine_chunks())
+    return table.filter(pc.and_(evaluated, judged)).sort_by("query_id")
 
 
 def split_queries(ctx: StageContext, split: str, columns: Sequence[str] = ("query_id", "text")) -> pa.Table:

@@ -17,7 +17,7 @@ from pipeline.lexical.search import open_words
 from pipeline.lexical.words import check_stemmer
 from pipeline.llm.forecast import Expected, forecast, prose
 from pipeline.llm.prompts import answer_fingerprint
-from pipeline.queries.generate import WRITTEN, Assignment, assign, generate, query_requests
+from pipeline.queries.generate import WRITTEN, Assignment, assign, generate, query_requests, unevaluated
 from pipeline.queries.given import NO_PASSAGE, Query, query_files, read_given
 from pipeline.queries.splits import drop_leaks, hold_out, linked_groups
 from pipeline.recipe import Recipe
@@ -101,10 +101,9 @@ def _to_generate(wanted: int | None, have_train: bool) -> int:
 def _generated(ctx: StageContext, count: int, evaluated: set[str], same_passage: Mapping[str, str]) -> list[Query]:
     """Made from passages that no given dev or test query is about."""
     passages = ctx.inputs["corpus"].table("passages")
-    groups = {same_passage.get(passage_id, passage_id) for passage_id in evaluated}
-    free = [same_passage.get(i, i) not in groups for i in passages["passage_id"].to_pylist()]
-    candidates = passages.filter(pa.array(free, pa.bool_()))
-    assignments = assign(candidates, count, ctx.recipe.queries.kinds, ctx.recipe.seed)
+    assignments = assign(
+        unevaluated(passages, evaluated, same_passage), count, ctx.recipe.queries.kinds, ctx.recipe.seed
+    )
     with open_words(ctx.recipe, ctx.inputs["words"]) as lexical:
         return generate(ctx, assignments, lexical)
 

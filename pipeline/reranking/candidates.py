@@ -9,7 +9,6 @@ import pyarrow as pa
 
 from pipeline import records
 from pipeline.corpus.duplicates import representatives
-from pipeline.corpus.texts import passage_texts
 from pipeline.encoder.systems import dense_systems
 from pipeline.errors import RayrieverError
 from pipeline.lexical.search import open_words
@@ -24,7 +23,7 @@ from pipeline.stage import Estimate, StageContext
 
 _KEY = "candidates.cross_encoder"
 SOURCES = "sources"  # table of queries whose label is the passage that they were cut from
-# Queries searched together by words or terms, and texts of candidates held at a time
+# Queries searched together by words or terms, and merged
 _BLOCK = 1024
 
 Hits = Mapping[str, Sequence[Hit]]  # query id -> hits, best first
@@ -139,6 +138,7 @@ def _cross_encoder(
     ctx: StageContext, section: CandidatesSection, queries: Mapping[str, Query], found: Mapping[Source, Hits]
 ) -> Hits:
     """BM25's hits in the order of a reranker: that of the round before, or the one that the recipe names."""
+    from pipeline.scorer.corpus import score_ids
     from pipeline.scorer.score import rerank
 
     lexical = found.get("bm25", {})
@@ -147,10 +147,11 @@ def _cross_encoder(
     # In a later round its own one is the better judge of this corpus.
     trained_by = ctx.inputs["rerank"].manifest.place if "rerank" in ctx.inputs else None
     scorer = _scorer(ctx.recipe.scorer, section)
-    return {
-        query_id: rerank(hits[: section.depth], scores)[: section.list_size]
-        for query_id, hits, scores in score_hits(ctx, scorer, trained_by, queries, lexical, section.depth)
-    }
+    hits = {query_id: lexical[query_id][: section.depth] for query_id in queries if lexical[query_id]}
+    texts = {query_id: queries[query_id].text for query_id in hits}
+    ids = {query_id: [hit.passage_id for hit in of_query] for query_id, of_query in hits.items()}
+    scored = score_ids(ctx.inputs["corpus"], texts, ids, scorer, ctx.recipe.ray, ctx.progress, trained_by)
+    return {query_id: rerank(hits[query_id], scores)[: section.list_size] for query_id, scores in scored}
 
 
 def _scorer(section: ScorerSection, candidates: CandidatesSection) -> ScorerSection:
@@ -158,34 +159,6 @@ def _scorer(section: ScorerSection, candidates: CandidatesSection) -> ScorerSect
     if candidates.cross_encoder is None:
         return section
     return section.model_copy(update={"model": candidates.cross_encoder, "kind": "auto"})
-
-
-def score_hits(
-    ctx: StageContext,
-    scorer: ScorerSection,
-    trained_by: tuple[str, str] | None,
-    queries: Mapping[str, Query],
-    hits: Hits,
-    depth: int,
-) -> Iterator[tuple[str, Sequence[Hit], Sequence[float]]]:
-    """(query id, its hits, the reranker's scores of the first `depth` of them), of every query with hits."""
-    from pipeline.scorer.actors import PassageList, score_lists
-
-    asked = [query_id for query_id in queries if hits.get(query_id)]
-
-    def lists() -> Iterator[PassageList]:
-        for start in range(0, len(asked), _BLOCK):
-            block = asked[start : start + _BLOCK]
-            wanted = {hit.passage_id for query_id in block for hit in hits[query_id][:depth]}
-            texts = passage_texts(ctx.inputs["corpus"], wanted)
-            for query_id in block:
-                passages = [texts[hit.passage_id] for hit in hits[query_id][:depth]]
-                yield PassageList(query_id, queries[query_id].text, passages)
-
-    for query_id, scores in score_lists(
-        lists(), len(asked), scorer, ctx.recipe.ray, ctx.progress, trained_by, ctx.workspace.uri
-    ):
-        yield query_id, hits[query_id], scores.tolist()
 
 
 _FINDERS: Mapping[

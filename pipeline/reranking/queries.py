@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.corpus.duplicates import representatives
-from pipeline.queries.generate import assign, crop
-from pipeline.queries.read import relevant_passages, split_queries
+from pipeline.queries.generate import assign, crop, unevaluated
+from pipeline.queries.read import EVALUATED, relevant_passages, split_queries
 from pipeline.recipe import CandidatesSection, QueryKind
 from pipeline.reranking.lists import Query
 from pipeline.stage import StageContext
@@ -62,14 +62,15 @@ def _sample(queries: Sequence[Query], count: int, seed: int) -> list[Query]:
 
 
 def _evaluated_wordings(ctx: StageContext) -> set[str]:
-    return {text.casefold() for split in ("dev", "test") for text in split_queries(ctx, split)["text"].to_pylist()}
+    return {text.casefold() for split in EVALUATED for text in split_queries(ctx, split)["text"].to_pylist()}
 
 
 def _sentences(ctx: StageContext, count: int, known: Collection[str]) -> Iterator[tuple[Query, str]]:
     """New sentences with the passage that each is from; no wording twice, none that is known already."""
     passages = ctx.inputs["corpus"].table("passages", columns=["passage_id", "title", "text"])
     if ctx.recipe.queries.on_leak == "drop":
-        passages = _unevaluated(ctx, passages)
+        same = representatives(ctx.inputs["corpus"].table("duplicates"))
+        passages = unevaluated(passages, [i for split in EVALUATED for i in _relevant(ctx, split)], same)
     seen, made = set(known), 0
     for each in assign(passages, _TRIES * count, (CROP,), ctx.recipe.seed):
         sentence = crop(each.text, f"{ctx.recipe.seed}-{each.passage_id}")
@@ -80,14 +81,6 @@ def _sentences(ctx: StageContext, count: int, known: Collection[str]) -> Iterato
         made += 1
         if made == count:
             return
-
-
-def _unevaluated(ctx: StageContext, passages: pa.Table) -> pa.Table:
-    """Without passages that are relevant to dev or test queries, and near-duplicates of such."""
-    same = representatives(ctx.inputs["corpus"].table("duplicates"))
-    known = {same.get(i, i) for split in ("dev", "test") for i in _relevant(ctx, split)}
-    free = [same.get(i, i) not in known for i in passages["passage_id"].to_pylist()]
-    return passages.filter(pa.array(free, pa.bool_()))
 
 
 def _relevant(ctx: StageContext, split: str) -> Iterator[str]:

@@ -67,3 +67,14 @@ def _places(answers: Sequence[Found]) -> npt.NDArray[np.int64]:
 
 def _by_score_and_id(scores: npt.NDArray[np.float32], ids: list[str | None]) -> list[int]:
     return sorted(range(len(ids)), key=lambda place: (-scores[place], ids[place] or ""))
+
+
+def best_rows(scores: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Scores and rows of the `k` highest of `[rows]` scores above 0, equal scores by row, also at the cut-off."""
+    places = np.flatnonzero(scores > 0)
+    if len(places) > k:
+        # Libraries cut ties at random places: all that tie with the last one are kept until they are sorted.
+        last = np.partition(scores[places], -k)[-k]
+        places = places[scores[places] >= last]
+    order = np.lexsort((places, -scores[places]))[:k]
+    return scores[places[order]], places[order]

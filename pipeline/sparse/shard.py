@@ -15,7 +15,7 @@ from scipy import sparse
 
 from pipeline.errors import RayrieverError
 from pipeline.sharded.folder import ShardFiles, ShardFolder
-from pipeline.sharded.found import Found
+from pipeline.sharded.found import Found, best_rows
 from pipeline.sharded.ids import IDS, IdMap
 
 # Roles of a shard's files
@@ -44,7 +44,7 @@ class TermShard:
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
         rows = np.full((len(queries), k), -1, dtype=np.int64)
         for number, query in enumerate(queries):  # one by one: its postings and a number per passage are in memory
-            values, places = _best(self._scores(query), k)
+            values, places = best_rows(self._scores(query), k)
             scores[number, : len(values)], rows[number, : len(places)] = values, places
         return Found(scores, self.ids.of(rows.ravel()))
 
@@ -56,16 +56,6 @@ class TermShard:
         # What the merge of shards compares is what is compared here.
         rounded: npt.NDArray[np.float32] = scores.astype(np.float32)
         return rounded
-
-
-def _best(scores: npt.NDArray[np.float32], k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    places = np.flatnonzero(scores > 0)
-    if len(places) > k:
-        # All that tie with the last one are kept until they are sorted.
-        last = np.partition(scores[places], -k)[-k]
-        places = places[scores[places] >= last]
-    order = np.lexsort((places, -scores[places]))[:k]
-    return scores[places[order]], places[order]
 
 
 def index_terms(weights: sparse.csr_matrix, ids: pa.Array) -> TermShard:

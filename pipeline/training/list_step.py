@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.encoder.batches import Features, token_batches
 from pipeline.scorer.model import PairModel
+from pipeline.scorer.score import score_features
 from pipeline.training.gradient_cache import Pass, cached_passes
 from pipeline.training.group import ALONE, Group, StepResult, sum_gradients
 from pipeline.training.lists import ListBatch, ListObjective
@@ -86,10 +87,8 @@ def scores_of(model: PairModel, pairs: list[tuple[str, str]], recipe: ListStep) 
     """`[n]` on the CPU, without dropout, with the weights as they stand in training."""
     training = model.module.training
     model.module.train(False)
-    features = model.tokenize(pairs, recipe.max_tokens)
-    order, scores = [], []
-    for places, piece in token_batches(features, recipe.tokens_per_batch):
-        scores.append(_scores(model, piece, recipe.autocast).cpu())
-        order.append(places)
+    device = next(model.module.parameters()).device
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.autocast):
+        scores = score_features(model, model.tokenize(pairs, recipe.max_tokens), recipe.tokens_per_batch)
     model.module.train(training)
-    return torch.cat(scores)[torch.argsort(torch.cat(order))]
+    return scores.cpu()

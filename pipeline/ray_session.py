@@ -23,6 +23,8 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Ray's own code calls every Ray Data actor an error, because its arguments lie in the object store
     "RAY_BACKEND_LOG_LEVEL": "fatal",
+    # Ray Train's workers would otherwise look for a recipe's ./folders in a folder of their own
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "TOKENIZERS_PARALLELISM": "false",  # tokenizers warn, or hang, when a process that used threads forks
 }
 

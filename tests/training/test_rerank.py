@@ -1,6 +1,7 @@
 """The rerank stage on Ray Train: a T5 and an encoder learn a toy collection, with one worker as with two."""
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ def test_a_small_model_learns_a_toy_collection_and_its_folder_scores_as_it_did(
     """From end to end: lists to examples, Ray Train, the saved folder, and scores from it."""
     t5 = kind == "t5"
     model = save_t5(words=("true", "false", *WORDS), dropout_rate=0.0) if t5 else Path(minilm)
+    model = Path(os.path.relpath(model))  # workers look for it where we do
     values = {"epochs": 20, "learning_rate": 3e-3} if t5 else {"epochs": 8, "learning_rate": 2e-4}
     shelf = RerankShelf(tmp_path, tiny_encoder, model, **values, evaluations_per_epoch=0)
     trained = shelf.train()

@@ -13,7 +13,7 @@ from pipeline.errors import RayrieverError
 from pipeline.evaluation.reranking_stage import pool, score_pool
 from pipeline.mining.search import fused_hits, search_index
 from pipeline.progress import Silent
-from pipeline.rankings import Hit
+from pipeline.rankings import Hit, rerank
 from pipeline.recipe import Recipe
 from pipeline.workspace import Artifact
 
@@ -59,8 +59,6 @@ def search(
 
 
 def _reranked(recipe: Recipe, finished: Mapping[str, Artifact], queries: Sequence[str], top_k: int) -> list[list[Hit]]:
-    from pipeline.scorer.score import rerank
-
     texts = {str(number): text for number, text in enumerate(queries)}
     hits = dict(zip(texts, fused_hits(recipe, finished, queries, max(_DEPTH, top_k)), strict=True))
     pooled, trained = pool([hits], max(_DEPTH, top_k)), finished["rerank"].manifest.place

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -25,6 +27,12 @@ def best(scores: Mapping[str, float], top_k: int) -> list[Hit]:
     """The `top_k` passages by score, equal scores by ascending passage id, also at the cut-off."""
     ordered = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
     return [Hit(*item) for item in ordered[:top_k]]
+
+
+def rerank(hits: Sequence[Hit], scores: Sequence[float] | npt.NDArray[np.float32]) -> list[Hit]:
+    """The hits with new scores, best first; equal scores keep the order they had."""
+    scored = [Hit(hit.passage_id, float(score)) for hit, score in zip(hits, scores, strict=True)]
+    return sorted(scored, key=lambda hit: -hit.score)
 
 
 def to_table(system: str, rankings: Rankings) -> pa.Table:

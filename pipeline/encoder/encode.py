@@ -10,9 +10,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from pipeline.encoder.batches import Features, token_batches
-from pipeline.encoder.model import PASSAGE, QUERY
+from pipeline.encoder.side import PASSAGE, QUERY, Side
 
 Vectors = npt.NDArray[np.float32]
+Counts = npt.NDArray[np.int64]
 
 # Texts tokenised together: enough to sort by length, few enough to keep in memory.
 _CHUNK = 2048
@@ -40,19 +41,24 @@ class Encoder:
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         """`[n, dimension]` float32, rows of length 1."""
-        return self._encode(texts, self.model.prompts.get(QUERY))
+        return self.encode(texts, QUERY)[0]
 
     def encode_passages(self, texts: Sequence[str]) -> Vectors:
         """`[n, dimension]` float32, rows of length 1."""
-        return self._encode(texts, self.model.prompts.get(PASSAGE))
+        return self.encode(texts, PASSAGE)[0]
 
     @torch.inference_mode()
-    def _encode(self, texts: Sequence[str], prompt: str | None) -> Vectors:
+    def encode(self, texts: Sequence[str], side: Side) -> tuple[Vectors, Counts]:
+        """Vectors, `[n, dimension]` float32 of length 1, and how many tokens of each text were read, `[n]`."""
+        prompt = self.model.prompts.get(side)
         vectors = torch.empty(len(texts), self.dimension)
+        tokens = torch.empty(len(texts), dtype=torch.int64)
         for start in range(0, len(texts), _CHUNK):
-            chunk = list(texts[start : start + _CHUNK])
-            vectors[start : start + len(chunk)] = embed(self.model, chunk, prompt, self.tokens_per_batch).cpu()
-        return vectors.numpy()
+            rows = slice(start, start + _CHUNK)
+            features = _tokenize(self.model, list(texts[rows]), prompt)
+            vectors[rows] = _embed(self.model, features, self.tokens_per_batch).cpu()
+            tokens[rows] = features["attention_mask"].sum(dim=1)
+        return vectors.numpy(), tokens.numpy()
 
 
 def embed(
@@ -66,7 +72,16 @@ def embed(
 
     `autocast` computes in bfloat16 over float32 weights, for training; inference casts the weights instead.
     """
-    features: Features = dict(model.preprocess(texts, prompt=prompt or None))
+    return _embed(model, _tokenize(model, texts, prompt), tokens_per_batch, autocast)
+
+
+def _tokenize(model: SentenceTransformer, texts: list[str], prompt: str | None) -> Features:
+    return dict(model.preprocess(texts, prompt=prompt or None))
+
+
+def _embed(
+    model: SentenceTransformer, features: Features, tokens_per_batch: int, autocast: bool = False
+) -> torch.Tensor:
     device = next(model.parameters()).device
     order, vectors = [], []
     for rows, batch in token_batches(features, tokens_per_batch):

@@ -25,7 +25,7 @@ def identify(model: SentenceTransformer) -> EncoderIdentity:
     """The identity of a model as `load_model` returns it, before its weights are cast."""
     import torch
 
-    from pipeline.encoder.model import PASSAGE, QUERY
+    from pipeline.encoder.side import PASSAGE, QUERY
 
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):

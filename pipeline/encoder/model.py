@@ -12,13 +12,11 @@ import transformers
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 
+from pipeline.encoder.side import PASSAGE, QUERY
 from pipeline.errors import RayrieverError
 from pipeline.models import fetch, locate
 from pipeline.recipe import EncoderSection
 from pipeline.workspace import Workspace
-
-# sentence-transformers knows the passage side under these names
-QUERY, PASSAGE = "query", "document"
 
 
 def load_model(section: EncoderSection, folder: Path | None = None) -> SentenceTransformer:

@@ -13,7 +13,7 @@ from pipeline.encoder.systems import dense_systems
 from pipeline.errors import RayrieverError
 from pipeline.lexical.search import open_words
 from pipeline.mining.hits import search_all
-from pipeline.rankings import Hit
+from pipeline.rankings import Hit, rerank
 from pipeline.recipe import CandidatesSection, Recipe, ScorerSection, Source
 from pipeline.reranking.lists import Query
 from pipeline.reranking.merging import Candidate, distinct, one_source, to_table, union
@@ -139,7 +139,6 @@ def _cross_encoder(
 ) -> Hits:
     """BM25's hits in the order of a reranker: that of the round before, or the one that the recipe names."""
     from pipeline.scorer.corpus import score_ids
-    from pipeline.scorer.score import rerank
 
     lexical = found.get("bm25", {})
     if not queries.keys() <= lexical.keys():

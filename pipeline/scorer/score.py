@@ -1,4 +1,4 @@
-"""Score pairs in one process, and put first-stage hits in the order of their scores."""
+"""Score pairs in one process."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from pipeline.encoder.batches import Features, token_batches
-from pipeline.rankings import Hit
 from pipeline.scorer.model import Pair, PairModel
 
 Scores = npt.NDArray[np.float32]
+Counts = npt.NDArray[np.int64]
 
 # Pairs tokenised together: enough to sort by length, few enough to keep in memory.
 _CHUNK = 4096
@@ -45,16 +45,20 @@ class Scorer:
         """`[n]` float32, higher is better, in the order of the passages."""
         return self.score_pairs([(query, passage) for passage in passages])
 
-    @torch.inference_mode()
     def score_pairs(self, pairs: Sequence[Pair]) -> Scores:
         """`[n]` float32 of (query, passage), in the order given."""
-        scores = torch.empty(len(pairs))
+        return self.score_and_count(pairs)[0]
+
+    @torch.inference_mode()
+    def score_and_count(self, pairs: Sequence[Pair]) -> tuple[Scores, Counts]:
+        """The same, and how many tokens of each pair were read, `[n]`, those of the prompt among them."""
+        scores, tokens = torch.empty(len(pairs)), torch.empty(len(pairs), dtype=torch.int64)
         for start in range(0, len(pairs), _CHUNK):
-            chunk = pairs[start : start + _CHUNK]
-            scores[start : start + len(chunk)] = score_features(
-                self.model, self.model.tokenize(chunk), self.tokens_per_batch
-            ).cpu()
-        return scores.numpy()
+            rows = slice(start, start + _CHUNK)
+            features = self.model.tokenize(pairs[rows])
+            scores[rows] = score_features(self.model, features, self.tokens_per_batch).cpu()
+            tokens[rows] = features["attention_mask"].sum(dim=1)
+        return scores.numpy(), tokens.numpy()
 
 
 def score_features(model: PairModel, features: Features, tokens_per_batch: int) -> Tensor:
@@ -65,9 +69,3 @@ def score_features(model: PairModel, features: Features, tokens_per_batch: int) 
         scores.append(model.logits({name: value.to(device) for name, value in batch.items()}))
         order.append(rows)
     return torch.cat(scores)[torch.argsort(torch.cat(order)).to(device)]
-
-
-def rerank(hits: Sequence[Hit], scores: Sequence[float] | Scores) -> list[Hit]:
-    """The hits with their new scores, best first; equal scores keep the order of the first stage."""
-    scored = [Hit(hit.passage_id, float(score)) for hit, score in zip(hits, scores, strict=True)]
-    return sorted(scored, key=lambda hit: -hit.score)

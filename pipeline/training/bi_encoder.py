@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from pipeline.encoder.batches import Features, token_batches
-from pipeline.encoder.model import PASSAGE, QUERY
+from pipeline.encoder.side import PASSAGE, QUERY
 
 # Texts tokenised together: enough to sort by length, few enough to keep in memory.
 _CHUNK = 2048

@@ -10,7 +10,7 @@ import ir_measures
 import numpy as np
 
 from pipeline.corpus.texts import passage_texts
-from pipeline.encoder.model import PASSAGE, QUERY
+from pipeline.encoder.side import PASSAGE, QUERY
 from pipeline.queries.read import relevant_passages, split_queries
 from pipeline.stage import StageContext
 from pipeline.training.bi_encoder import BiEncoder

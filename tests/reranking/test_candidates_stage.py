@@ -11,11 +11,11 @@ from sentence_transformers import SentenceTransformer
 from pipeline import records
 from pipeline.errors import RayrieverError
 from pipeline.lexical.search import open_words
-from pipeline.rankings import Hit, best
+from pipeline.rankings import Hit, best, rerank
 from pipeline.recipe import Recipe, ScorerSection
 from pipeline.reranking import candidates
 from pipeline.scorer.load import load_scorer_model
-from pipeline.scorer.score import Scorer, rerank
+from pipeline.scorer.score import Scorer
 from pipeline.sparse import stage as sparse
 from pipeline.sparse.model import SparseModel
 from pipeline.stage import Estimate, StageContext

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.rankings import Hit
+from pipeline.rankings import Hit, rerank
 from pipeline.recipe import ScorerSection
 from pipeline.scorer.load import load_scorer_model
-from pipeline.scorer.score import Scorer, rerank
+from pipeline.scorer.score import Scorer
 from tests.scorer.conftest import PAIRS
 
 

@@ -10,7 +10,8 @@ import torch.multiprocessing
 from sentence_transformers import SentenceTransformer
 from torch.distributed.tensor import DTensor
 
-from pipeline.encoder.model import PASSAGE, load_model
+from pipeline.encoder.model import load_model
+from pipeline.encoder.side import PASSAGE
 from pipeline.recipe import DistillSection, EncoderSection
 from pipeline.training import weights
 from pipeline.training.batch import Visit, assemble

@@ -14,7 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
 from pipeline.encoder.encode import Encoder
-from pipeline.encoder.model import QUERY, load_model
+from pipeline.encoder.model import load_model
+from pipeline.encoder.side import QUERY
 from pipeline.errors import RayrieverError
 from pipeline.recipe import DistillSection, EncoderSection
 from pipeline.training import weights

@@ -37,10 +37,11 @@ def publish(
         from pipeline.collection.operate import system_of
         from pipeline.collection.publish import publish as publish_run
         from pipeline.collection.publish import released_encoder
+        from pipeline.recipe import load_recipe
 
-        finished = finished_artifacts_of(recipe, overrides)
+        loaded, finished = load_recipe(recipe, overrides), finished_artifacts_of(recipe, overrides)
         system = system_of(finished, encoder or released_encoder(finished))
-        generation = publish_run(finished, system, name)
+        generation = publish_run(loaded, finished, system, name)
         _show(collection_folder(finished["corpus"].workspace, name), generation, as_json)
 
 
@@ -58,8 +59,7 @@ def add(
         from pipeline.recipe import load_recipe
 
         loaded = load_recipe(recipe, overrides)
-        changed = add_file(loaded, finished_artifacts_of(recipe, overrides), path, name)
-        _show(opened(loaded, name), changed, as_json)
+        _show(opened(loaded, name), add_file(loaded, path, name), as_json)
 
 
 @app.command()

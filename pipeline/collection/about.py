@@ -1,10 +1,10 @@
-"""What a collection says of itself in every generation: whose vectors, which words, how to fuse them."""
+"""What a collection says of itself in every generation: whose vectors, which words, how to fuse and rerank."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from pipeline.index.manifest import About as IndexAbout
 from pipeline.lexical.stage import About as WordsAbout
@@ -13,6 +13,17 @@ from pipeline.workspace import Workspace
 
 FOLDER = "collections"
 DEFAULT = "live"
+
+
+Mode = Literal["dense", "bm25", "hybrid"]
+
+
+@dataclass(frozen=True)
+class Reranking:
+    """Behind which first stage the reranker of a generation was found to help, and how deep."""
+
+    first_stage: Mode
+    depth: int
 
 
 @dataclass(frozen=True)
@@ -24,11 +35,22 @@ class About:
     encoder: str  # name of the encoder: base, tuned or aligned
     fusion: dict[str, Any] | None  # as release.json says; None where the run did not evaluate this encoder
     change: str  # what made this generation of the one before
+    reranking: Reranking | None = None  # None where the generation holds no reranker
+    dimensions: tuple[int, ...] = ()  # shorter vectors that the encoder was trained to have (Matryoshka)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> About:
         index, words = IndexAbout.of(values["index"]), WordsAbout.of(values["words"])
-        return cls(index, words, values["encoder"], values["fusion"], values["change"])
+        reranking = values.get("reranking")
+        return cls(
+            index,
+            words,
+            values["encoder"],
+            values["fusion"],
+            values["change"],
+            None if reranking is None else Reranking(**reranking),
+            tuple(values.get("dimensions", ())),
+        )
 
     def values(self) -> dict[str, Any]:
         words = {"section": self.words.section, "corpus": self.words.corpus}
@@ -38,6 +60,8 @@ class About:
             "encoder": self.encoder,
             "fusion": self.fusion,
             "change": self.change,
+            "reranking": None if self.reranking is None else asdict(self.reranking),
+            "dimensions": list(self.dimensions),
         }
 
 

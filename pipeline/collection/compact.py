@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from pipeline.collection.about import About
 from pipeline.collection.leases import held
+from pipeline.collection.models import models_of
 from pipeline.collection.passages import alive, rows_of, write_shards
 from pipeline.collection.publish import next_number
 from pipeline.errors import RayrieverError
@@ -74,6 +75,7 @@ def compact(folder: ShardFolder, recipe: Recipe, progress: Progress) -> Generati
     shards = {VECTORS: tuple(vectors), WORDS: tuple(words), PASSAGES: tuple(passages)}
     generation = Generation(number, made.values(), shards, trained | {STATISTICS: statistics})
     folder.take_over(building, generation.files())
+    generation = replace(generation, extra={**generation.extra, **models_of(current)})
     folder.commit(generation)
     folder.workspace.delete_folder(*folder.relative, _BUILDING)
     return generation

@@ -1,4 +1,4 @@
-"""Change a recipe's collection from files and ids, with the encoder of the run it was published from."""
+"""Change a recipe's collection from files and ids, with the encoder that it holds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.collection import change
-from pipeline.collection.about import About, collection_folder
+from pipeline.collection.about import collection_folder
+from pipeline.collection.models import ENCODER, fetch_model
 from pipeline.corpus.passages import passage_table
 from pipeline.corpus.readers import read
 from pipeline.corpus.rows import BadRow, Row
@@ -41,15 +42,14 @@ def system_of(finished: Mapping[str, Artifact], encoder: str | None) -> DenseSys
     return systems[name]
 
 
-def add_file(recipe: Recipe, finished: Mapping[str, Artifact], path: str, name: str) -> Generation:
+def add_file(recipe: Recipe, path: str, name: str) -> Generation:
     """Add or replace the passages of a file or folder, read as the corpus section says."""
     from pipeline.encoder.encode import Encoder
     from pipeline.encoder.identity import identify
     from pipeline.encoder.model import load_model
 
     folder = opened(recipe, name)
-    system = system_of(finished, About.of(folder.current().about).encoder)
-    model = load_model(recipe.encoder, system.model(finished))
+    model = load_model(recipe.encoder, fetch_model(folder, folder.current(), ENCODER))
     identity = identify(model)
     encoder = Encoder(model, recipe.encoder.dtype, recipe.encoder.tokens_per_batch)
     return change.add(folder, _passages(recipe, path), encoder.encode_passages, identity)

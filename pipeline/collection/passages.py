@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -17,7 +18,9 @@ from pipeline.sharded.rows import Rows
 
 TEXTS = "texts"
 _SHARD_ROWS = 100_000
-_GROUP_ROWS = 2_000
+# Rows that are read to get at one of them
+_GROUP_ROWS = 100
+_BATCH_ROWS = 2_000
 
 
 def write_shard(passages: pa.Table, folder: ShardFolder, name: str) -> ShardFiles:
@@ -44,23 +47,55 @@ def write_shards(pieces: Iterable[pa.Table], folder: ShardFolder, prefix: str) -
     return shards
 
 
+class TextShard:
+    """The passages of one shard by id; its files are checked when it is opened. May be used by many threads."""
+
+    def __init__(self, folder: ShardFolder, files: ShardFiles) -> None:
+        ids, texts = folder.fetch([files.files[IDS], files.files[TEXTS]])
+        self._ids, self._dead = IdMap.open(ids), dead_rows(folder, files)
+        self._path, self._texts = texts, pq.ParquetFile(texts, memory_map=True)
+        self._starts = np.cumsum([0, *(self._texts.metadata.row_group(i).num_rows for i in range(self._groups))])
+        self._reading = threading.Lock()
+
+    @property
+    def _groups(self) -> int:
+        return int(self._texts.metadata.num_row_groups)
+
+    def lookup(self, wanted: Sequence[str]) -> dict[str, dict[str, object]]:
+        """Rows of the passages with these ids; ids that are not there, or deleted, are left out."""
+        rows = np.setdiff1d(self._ids.rows(wanted), self._dead)
+        groups = np.searchsorted(self._starts, rows, side="right") - 1
+        found: dict[str, dict[str, object]] = {}
+        for group in np.unique(groups):
+            with self._reading:
+                read = self._texts.read_row_group(int(group), use_threads=False)
+            chosen = read.take(pa.array(rows[groups == group] - self._starts[group]))
+            found |= {row["passage_id"]: row for row in chosen.to_pylist()}
+        return found
+
+    def matching(self, condition: pc.Expression) -> list[str]:
+        """Ids, ascending, of the passages for which an expression over their columns holds."""
+        found = pq.read_table(self._path, columns=["passage_id"], filters=condition)["passage_id"].combine_chunks()
+        ids: list[str] = self._ids.of(np.setdiff1d(self._ids.rows(found.to_pylist()), self._dead)).to_pylist()
+        return ids
+
+    def sample(self, count: int) -> list[dict[str, object]]:
+        """Some rows, spread over the shard, deleted ones left out."""
+        rows = np.setdiff1d(np.linspace(0, len(self._ids) - 1, min(count, len(self._ids)), dtype=np.int64), self._dead)
+        return list(self.lookup(self._ids.of(rows).to_pylist()).values())
+
+
 class PassageTexts:
-    """The passages of a generation by id, its files checked once."""
+    """The passages of a generation by id."""
 
     def __init__(self, folder: ShardFolder, generation: Generation) -> None:
-        self._shards = []
-        for shard in generation.shards[PASSAGES]:
-            ids, texts = folder.fetch([shard.files[IDS], shard.files[TEXTS]])
-            self._shards.append((IdMap.open(ids), dead_rows(folder, shard), texts))
+        self._shards = [TextShard(folder, files) for files in generation.shards[PASSAGES]]
 
     def lookup(self, wanted: Sequence[str]) -> dict[str, dict[str, object]]:
         """Rows of the passages with these ids; ids that are not there, or deleted, are left out."""
         found: dict[str, dict[str, object]] = {}
-        for ids, dead, texts in self._shards:
-            rows = np.setdiff1d(ids.rows(wanted), dead)
-            if len(rows):
-                chosen = pq.read_table(texts, filters=pc.field("passage_id").isin(ids.of(rows)))
-                found |= {row["passage_id"]: row for row in chosen.to_pylist()}
+        for shard in self._shards:
+            found |= shard.lookup(wanted)
         return found
 
 
@@ -77,7 +112,7 @@ def alive(folder: ShardFolder, generation: Generation) -> Iterator[pa.Table]:
         keep[dead_rows(folder, shard)] = False
         start = 0
         with pq.ParquetFile(path) as parquet:
-            for batch in parquet.iter_batches(_GROUP_ROWS):
+            for batch in parquet.iter_batches(_BATCH_ROWS):
                 mask: npt.NDArray[np.bool_] = keep[start : start + batch.num_rows]
                 start += batch.num_rows
                 yield pa.Table.from_batches([batch]).filter(pa.array(mask))

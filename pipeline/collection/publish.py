@@ -1,4 +1,4 @@
-"""Make a collection of a finished run: its passages, the index of one encoder, and its words."""
+"""Make a collection of a finished run: its passages, one encoder and its index, its words, and its reranker."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from pipeline.collection.about import DEFAULT, About, collection_folder
+from pipeline.collection.about import DEFAULT, About, Mode, Reranking, collection_folder
+from pipeline.collection.models import ENCODER, RERANKER, store_model
 from pipeline.collection.passages import write_shards
 from pipeline.encoder.systems import DenseSystem
 from pipeline.errors import RayrieverError
-from pipeline.evaluation.stage import RELEASE, REPORT
+from pipeline.evaluation.stage import BM25, RELEASE, REPORT
 from pipeline.index.manifest import About as IndexAbout
+from pipeline.index.manifest import check_encoder
 from pipeline.index.search import folder_of as index_folder
 from pipeline.lexical.search import folder_of as words_folder
 from pipeline.lexical.stage import About as WordsAbout
+from pipeline.recipe import Recipe
 from pipeline.sharded.folder import PASSAGES, VECTORS, WORDS, File, Generation, ShardFiles, ShardFolder
 from pipeline.workspace import Artifact
 
 
-def publish(finished: Mapping[str, Artifact], system: DenseSystem, name: str = DEFAULT) -> Generation:
+def publish(recipe: Recipe, finished: Mapping[str, Artifact], system: DenseSystem, name: str = DEFAULT) -> Generation:
     """Commit a generation that holds what the run made, as the newest of the collection.
 
     Files are linked where the disk allows it, else copied: a later run may delete its artifacts, and the collection
-    stays. Raises RayrieverError when words or passages are missing.
+    stays. Raises RayrieverError when words or passages are missing, or the index is another encoder's.
     """
     missing = [stage for stage in ("corpus", "words", system.index) if stage not in finished]
     if missing:
@@ -45,11 +48,58 @@ def publish(finished: Mapping[str, Artifact], system: DenseSystem, name: str = D
     for source, generation in ((index, of_index), (words, of_words)):
         copies = folder.copy_from(source, generation.extra.values(), prefix)
         extra |= {role: copies[file.path] for role, file in generation.extra.items()}
+    about_index = IndexAbout.of(of_index.about)
+    extra |= _encoder(recipe, finished, system, about_index, folder, prefix)
+    reranker, reranking = _reranker(recipe, finished, system, folder, prefix)
+    extra |= reranker
     fusion = _fusion(finished, system)
-    about = About(IndexAbout.of(of_index.about), WordsAbout.of(of_words.about), system.name, fusion, "published")
+    dimensions = () if system.training is None else getattr(recipe, system.training).matryoshka
+    about = About(about_index, WordsAbout.of(of_words.about), system.name, fusion, "published", reranking, dimensions)
     generation = Generation(number, about.values(), shards, extra)
     folder.commit(generation)
     return generation
+
+
+def _encoder(
+    recipe: Recipe,
+    finished: Mapping[str, Artifact],
+    system: DenseSystem,
+    index: IndexAbout,
+    folder: ShardFolder,
+    prefix: str,
+) -> dict[str, File]:
+    from pipeline.encoder.identity import identify
+    from pipeline.encoder.model import load_model, save_model
+
+    model = load_model(recipe.encoder, system.model(finished))
+    check_encoder(index, identify(model), folder.path)
+    with folder.scratch() as scratch:
+        save_model(model, scratch)  # with the recipe's prompts and limits, which a base model has not in its own folder
+        return store_model(folder, ENCODER, scratch, prefix)
+
+
+def _reranker(
+    recipe: Recipe, finished: Mapping[str, Artifact], system: DenseSystem, folder: ShardFolder, prefix: str
+) -> tuple[dict[str, File], Reranking | None]:
+    """The model that the recipe names for serving; else the run's, where its gate ships it behind this encoder."""
+    named, released = recipe.serve.reranker, _released(finished) or {}
+    ships = released.get("chosen") == system.name and bool((released.get("reranker") or {}).get("path"))
+    if named is None and not ships:
+        return {}, None
+    if named is None:
+        about = released["reranker"]
+        stored = store_model(folder, RERANKER, finished["rerank"].directory("model"), prefix)
+        return stored, Reranking(_mode(about["first_stage"], system), about["depth"])
+    from pipeline.scorer.load import load_scorer_model
+
+    model = load_scorer_model(recipe.scorer.model_copy(update={"model": named}))
+    with folder.scratch() as scratch:
+        model.save(scratch)
+        return store_model(folder, RERANKER, scratch, prefix), Reranking("hybrid", recipe.serve.rerank_depth)
+
+
+def _mode(first_stage: str, system: DenseSystem) -> Mode:
+    return "bm25" if first_stage == BM25 else "dense" if first_stage == system.name else "hybrid"
 
 
 def released_encoder(finished: Mapping[str, Artifact]) -> str | None:
@@ -59,9 +109,10 @@ def released_encoder(finished: Mapping[str, Artifact]) -> str | None:
 
 
 def _released(finished: Mapping[str, Artifact]) -> dict[str, Any] | None:
-    if "evaluate" not in finished:
+    evaluated = finished.get("evaluate_reranker", finished.get("evaluate"))
+    if evaluated is None:
         return None
-    found: dict[str, Any] = json.loads(finished["evaluate"].file(REPORT, RELEASE).read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(evaluated.file(REPORT, RELEASE).read_text(encoding="utf-8"))
     return found
 
 

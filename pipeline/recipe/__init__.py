@@ -10,7 +10,7 @@ from pipeline.recipe.llm import (
     PriceSection,
     SynthesisSection,
 )
-from pipeline.recipe.load import load_recipe, with_overrides
+from pipeline.recipe.load import load_recipe, make_recipe, with_overrides
 from pipeline.recipe.recipe import Key, Recipe, describe, section_of
 from pipeline.recipe.reranking import (
     CandidatesSection,
@@ -22,6 +22,7 @@ from pipeline.recipe.reranking import (
 from pipeline.recipe.run import AblateSection, RaySection, TrackingSection
 from pipeline.recipe.search import EncoderSection, EvaluateRerankerSection, EvaluateSection, IndexSection
 from pipeline.recipe.section import Section
+from pipeline.recipe.serving import ServeSection
 from pipeline.recipe.training import (
     AlignSection,
     DatasetSection,
@@ -63,6 +64,7 @@ __all__ = [
     "RerankSection",
     "ScorerSection",
     "Section",
+    "ServeSection",
     "Source",
     "SparseSection",
     "SynthesisSection",
@@ -72,6 +74,7 @@ __all__ = [
     "TrainingSection",
     "describe",
     "load_recipe",
+    "make_recipe",
     "section_of",
     "with_overrides",
 ]

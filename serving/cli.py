@@ -1,0 +1,121 @@
+"""`rayriever serve`: the server on this machine or cluster, or the file that `serve deploy` reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.cli.options import Overrides
+from pipeline.cli.terminal import err, out, print_text, readable_errors
+from pipeline.errors import RayrieverError
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Recipe
+
+app = typer.Typer()
+
+
+@app.command()
+def serve(
+    target: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file, or a workspace with a collection.")],
+    overrides: Overrides = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; as serve.host.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port; as serve.port.")] = None,
+    insecure: Annotated[bool, typer.Option(help="Let others in without an API key.")] = False,
+    config: Annotated[bool, typer.Option("--config", help="Print the file for `serve deploy` instead.")] = False,
+) -> None:
+    """Serve a published collection over HTTP; a recipe's finished run is published first where none is."""
+    with readable_errors():
+        recipe = _recipe(target, overrides, host, port)
+        if config:
+            print_text(_config(recipe, insecure))
+            return
+        _publish_missing(target, recipe, overrides)
+        _run(recipe, insecure)
+
+
+def _recipe(target: str, overrides: list[str] | None, host: str | None, port: int | None) -> Recipe:
+    from pipeline.recipe import load_recipe, make_recipe
+
+    given = [*(overrides or []), *([f"serve.host={host}"] if host else []), *([f"serve.port={port}"] if port else [])]
+    if target.endswith((".yaml", ".yml")):
+        return load_recipe(target, given)
+    return make_recipe({"workspace": target, "corpus": {"path": "."}}, given, f"workspace {target}")
+
+
+def _publish_missing(target: str, recipe: Recipe, overrides: list[str] | None) -> None:
+    """Raises RayrieverError where there is nothing to publish."""
+    from pipeline.collection.about import collection_folder
+    from pipeline.collection.operate import system_of
+    from pipeline.collection.publish import publish, released_encoder
+    from pipeline.runner import finished_artifacts
+    from pipeline.workspace import Workspace
+
+    workspace = Workspace(recipe.workspace)
+    missing = [name for name in recipe.serve.collections if not collection_folder(workspace, name).generations()]
+    if not missing:
+        return
+    if missing != [recipe.serve.collections[0]] or not target.endswith((".yaml", ".yml")):
+        raise RayrieverError(
+            f"serve: {recipe.workspace} has no collection {missing[0]}. "
+            f"First: rayriever collection publish RECIPE --name {missing[0]}"
+        )
+    finished = finished_artifacts(recipe, workspace)
+    generation = publish(recipe, finished, system_of(finished, released_encoder(finished)), missing[0])
+    err.print(f"Published {missing[0]}, generation {generation.number}.")
+
+
+def _run(recipe: Recipe, insecure: bool) -> None:
+    from serving.extra import require_serve
+
+    require_serve()
+    import signal
+    import threading
+
+    from ray import serve as ray_serve
+
+    from pipeline.ray_session import ensure_ray
+    from serving.app import APPLICATION, application
+    from serving.auth import check_exposure, keys_from_environment
+
+    section = recipe.serve
+    check_exposure(section.host, keys_from_environment(section.keys_variable), section.keys_variable, insecure)
+    ensure_ray(recipe.ray)
+    err.print("Opening models and indexes ...")
+    ray_serve.start(http_options=_http_options(recipe), logging_config={"log_level": "WARNING"})
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor's way to say Ctrl-C
+    try:
+        ray_serve.run(application(recipe, insecure), name=APPLICATION, route_prefix="/")
+        out.print(f"http://{section.host}:{section.port}  (stop with Ctrl-C)", highlight=False)
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        err.print("Stopping.")
+    finally:
+        ray_serve.shutdown()
+
+
+def _http_options(recipe: Recipe) -> dict[str, Any]:
+    section = recipe.serve
+    # Behind the gateway's own deadline, which has an answer for the client
+    return {"host": section.host, "port": section.port, "request_timeout_s": section.deadline_s + 30}
+
+
+def _config(recipe: Recipe, insecure: bool) -> str:
+    import yaml
+
+    from serving.extra import APPLICATION
+
+    content = {
+        "proxy_location": "EveryNode",
+        "http_options": _http_options(recipe),
+        "applications": [
+            {
+                "name": APPLICATION,
+                "route_prefix": "/",
+                "import_path": "serving.app:build",
+                "args": {"recipe": recipe.model_dump(mode="json"), "insecure": insecure},
+            }
+        ],
+    }
+    return yaml.safe_dump(content, sort_keys=False)

@@ -1,0 +1,157 @@
+"""`rayriever serve` itself: the real command, Ray Serve, and replicas that die."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2 as httpx
+import psutil
+import pytest
+import yaml
+
+from pipeline.recipe import Recipe
+from tests.serving.conftest import KEY
+from tests.serving.test_documents import done
+
+BEARER = {"Authorization": f"Bearer {KEY}"}
+
+
+Deployed = tuple[str, "subprocess.Popen[str]"]
+
+
+@pytest.fixture(scope="module")
+def deployed(published: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    """Address and process of a server that was started as users start it."""
+    folder = tmp_path_factory.mktemp("deployed")
+    shutil.copytree(published.workspace, folder / "workspace")
+    recipe = published.model_dump(mode="json") | {"workspace": str(folder / "workspace")}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "pipeline.cli", "serve", str(folder / "recipe.yaml"), "--port", str(port)]
+    environment = os.environ | {"RAYRIEVER_API_KEYS": KEY}
+    path = folder / "serve.log"
+    with path.open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--set", "ray.num_cpus=4"], env=environment, stdout=log, stderr=log, text=True
+        )
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 300
+    while not ready(url):
+        assert process.poll() is None and time.monotonic() < deadline, path.read_text()
+        time.sleep(0.5)
+    yield url, process
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0, path.read_text()
+
+
+def ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def ask(url: str, query: str = "oven number 3", **more: object) -> httpx.Response:
+    return httpx.post(f"{url}/v1/search", json={"query": query, "top_k": 5, **more}, headers=BEARER, timeout=60)
+
+
+def found(answer: httpx.Response) -> list[str]:
+    assert answer.status_code == 200, answer.text
+    return [hit["id"] for hit in answer.json()["results"][0]["hits"]]
+
+
+@pytest.mark.slow
+def test_the_command_answers_as_the_parts_in_one_process_do(deployed, server):
+    url, _ = deployed
+    for mode in ("bm25", "dense", "hybrid"):
+        for reranked in (True, False):
+            here, there = (ask(each, mode=mode, rerank=reranked) for each in (server.url, url))
+            assert found(there) == found(here)
+    assert httpx.post(f"{url}/v1/search", json={"query": "oven"}).status_code == 401
+    assert httpx.get(url).text.startswith("<!doctype html>")
+
+
+@pytest.mark.slow
+def test_documents_can_be_seen_by_all_who_ask_once_a_change_is_done(deployed):
+    url, _ = deployed
+    with httpx.Client(base_url=url, headers=BEARER, timeout=60) as client:
+        done(client, client.post("/v1/documents", json={"documents": [{"id": "new", "text": "harbour wall"}]}))
+        assert found(ask(url, "harbour", mode="bm25", rerank=False)) == ["new"]
+        done(client, client.delete("/v1/documents/new"))
+        assert found(ask(url, "harbour", mode="bm25", rerank=False)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["encoder", "vectors-0", "texts-0", "reranker", "librarian"])
+def test_a_replica_that_dies_fails_no_request(deployed, part: str):
+    url, process = deployed
+    wanted = found(ask(url))
+    stop, wrong = threading.Event(), list[str]()
+
+    def keep_asking() -> None:
+        while not stop.is_set():
+            answer = ask(url)
+            if answer.status_code != 200 or found(answer) != wanted:
+                wrong.append(f"{answer.status_code} {answer.text[:300]}")
+
+    asking = [threading.Thread(target=keep_asking) for _ in range(3)]
+    for each in asking:
+        each.start()
+    time.sleep(1)
+    replica(process.pid, part).kill()
+    time.sleep(12)
+    stop.set()
+    for each in asking:
+        each.join()
+    assert wrong == []
+    replica(process.pid, part)  # is there again
+
+
+def replica(server: int, part: str) -> psutil.Process:
+    """The process of a deployment's replica; Ray names it."""
+    family = psutil.Process(server).children(recursive=True)
+    named = [each for each in family if each.cmdline()[:1] == [f"ray::ServeReplica:rayriever:{part}"]]
+    assert named, [each.cmdline() for each in family]
+    return named[0]
+
+
+def test_the_config_file_names_what_the_command_serves(published: Recipe, tmp_path: Path):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(published.model_dump(mode="json")))
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline.cli",
+        "serve",
+        str(tmp_path / "recipe.yaml"),
+        "--config",
+        "--port",
+        "9999",
+    ]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    from ray.serve.schema import ServeDeploySchema
+
+    from serving.app import Arguments, build
+
+    config = ServeDeploySchema.model_validate(yaml.safe_load(printed))
+    (application,) = config.applications
+    assert config.http_options.port == 9999 and application.import_path == "serving.app:build"
+    arguments = Arguments.model_validate(application.args)
+    assert build(arguments) is not None and json.dumps(application.args)
+
+
+def test_a_server_that_others_could_reach_needs_a_key(published: Recipe):
+    command = [sys.executable, "-m", "pipeline.cli", "serve", published.workspace, "--host", "0.0.0.0"]
+    environment = {name: value for name, value in os.environ.items() if name != "RAYRIEVER_API_KEYS"}
+    refused = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert refused.returncode == 1 and "would let everybody in" in refused.stderr
+    assert "Traceback" not in refused.stderr

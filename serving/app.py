@@ -20,14 +20,14 @@ from ray.serve.handle import DeploymentHandle
 from pipeline.errors import RayrieverError
 from pipeline.recipe import Recipe
 from serving.auth import Keys, check_exposure, keys_from_environment
-from serving.backend import EncoderPart, FanOut, Parts, RerankerPart, TextPart, VectorPart
+from serving.backend import FanOut
 from serving.documents import Change, Documents
 from serving.errors import ApiError, overloaded
-from serving.extra import APPLICATION as APPLICATION
 from serving.gateway import Gateway, create_app
 from serving.limits import App
 from serving.metrics import Metrics
 from serving.models import ToEncode
+from serving.parts import EncoderPart, Parts, RerankerPart, TextPart, VectorPart
 from serving.release import Released, Releases
 from serving.slots import Share
 
@@ -38,6 +38,13 @@ _ATTEMPTS = 6
 _PAUSE_S = 0.05
 _POLL_S = 1.0
 _GONE = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
+
+
+def _log_as_serve_does() -> None:
+    """Our lines go where Ray Serve's own about this replica go, and are rotated with them."""
+    own = logging.getLogger("rayriever")
+    own.setLevel(logging.INFO)
+    own.handlers = list(logging.getLogger("ray.serve").handlers)
 
 
 class Handles:
@@ -72,6 +79,7 @@ class LibrarianReplica:
     """The only one that changes collections and decides which generation is searched."""
 
     def __init__(self, recipe: Recipe, parts: Parts) -> None:
+        _log_as_serve_does()
         self._backend = FanOut(parts, Handles())
         self._releases = Releases(recipe, self._backend, self._announce)
         self._documents = Documents(recipe, self._encode, self._releases.take)
@@ -140,6 +148,7 @@ class GatewayReplica:
     """Takes requests."""
 
     def __init__(self, recipe: Recipe, parts: Parts, librarian: DeploymentHandle, insecure: bool) -> None:
+        _log_as_serve_does()
         section = recipe.serve
         keys = keys_from_environment(section.keys_variable)
         check_exposure(section.host, keys, section.keys_variable, insecure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from pipeline.cli.options import Overrides
 from pipeline.cli.terminal import err, out, print_text, readable_errors
 from pipeline.errors import RayrieverError
+from serving.extra import APPLICATION
 
 if TYPE_CHECKING:
     from pipeline.recipe import Recipe
@@ -70,29 +72,46 @@ def _run(recipe: Recipe, insecure: bool) -> None:
     from serving.extra import require_serve
 
     require_serve()
+    import logging
     import signal
     import threading
 
     from ray import serve as ray_serve
 
     from pipeline.ray_session import ensure_ray
-    from serving.app import APPLICATION, application
+    from serving.app import application
     from serving.auth import check_exposure, keys_from_environment
 
     section = recipe.serve
     check_exposure(section.host, keys_from_environment(section.keys_variable), section.keys_variable, insecure)
     ensure_ray(recipe.ray)
     err.print("Opening models and indexes ...")
-    ray_serve.start(http_options=_http_options(recipe), logging_config={"log_level": "WARNING"})
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    # the gateway has an access log of its own
+    quiet = {"log_level": "WARNING", "enable_access_log": False}
+    ray_serve.start(http_options=_http_options(recipe), logging_config=quiet)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor's way to say Ctrl-C
     try:
-        ray_serve.run(application(recipe, insecure), name=APPLICATION, route_prefix="/")
+        try:
+            ray_serve.run(application(recipe, insecure), name=APPLICATION, route_prefix="/")
+        except RuntimeError as error:
+            raise RayrieverError(f"serve: {_why() or error}") from error
         out.print(f"http://{section.host}:{section.port}  (stop with Ctrl-C)", highlight=False)
         threading.Event().wait()
     except KeyboardInterrupt:
         err.print("Stopping.")
     finally:
         ray_serve.shutdown()
+
+
+def _why() -> str | None:
+    """What a replica found wrong, out of the tracebacks that Ray Serve keeps; None where it was something else."""
+    from ray import serve as ray_serve
+
+    application = ray_serve.status().applications[APPLICATION]
+    messages = [application.message, *(each.message for each in application.deployments.values())]
+    found = [told for message in messages for told in re.findall(r"RayrieverError: (.+)", message)]
+    return found[-1] if found else None
 
 
 def _http_options(recipe: Recipe) -> dict[str, Any]:
@@ -103,8 +122,6 @@ def _http_options(recipe: Recipe) -> dict[str, Any]:
 
 def _config(recipe: Recipe, insecure: bool) -> str:
     import yaml
-
-    from serving.extra import APPLICATION
 
     content = {
         "proxy_location": "EveryNode",

@@ -1,4 +1,4 @@
-"""The HTTP routes."""
+"""The HTTP application: what its routes share, its errors, and what stands before it."""
 
 from __future__ import annotations
 
@@ -7,32 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from pipeline.collection.about import Mode
-from pipeline.encoder.side import PASSAGE
 from pipeline.recipe import Recipe
-from serving import filters, page
 from serving.auth import Keys, Rates
 from serving.backend import FanOut
 from serving.documents import Change
-from serving.errors import ApiError, bad_request, shown, unknown_model
-from serving.generations import Ref
+from serving.errors import ApiError, bad_request, shown
 from serving.limits import App, Guard
 from serving.metrics import Metrics
-from serving.models import ToEncode, ToScore
-from serving.openapi import describe, takes
+from serving.openapi import describe
 from serving.release import Released
-from serving.schemas import native, openai, rerank, tei
-from serving.schemas.body import parse
-from serving.schemas.documents import AddRequest, DeleteRequest
-from serving.search import Answer, Search, search
-
-# Passages that a filter may let through: their ids go to every shard
-_MOST_FILTERED = 200_000
+from serving.routes import documents, embeddings, operations, page, rerank, search
 
 
 class Librarian(Protocol):
@@ -102,8 +91,8 @@ def create_app(gateway: Gateway) -> App:
     serve = gateway.recipe.serve
     app = FastAPI(title="Rayriever", openapi_url="/openapi.json", docs_url=None, redoc_url=None)
     _errors(app)
-    for routes in (_embeddings, _rerank, _search, _documents, _operations, page.routes):
-        routes(app, gateway)
+    for subject in (embeddings, rerank, search, documents, operations, page):
+        subject.routes(app, gateway)
     describe(app)
     return Guard(
         app,
@@ -114,211 +103,6 @@ def create_app(gateway: Gateway) -> App:
         serve.deadline_s,
         int(serve.body_mb * 1e6),
     )
-
-
-def _embeddings(app: FastAPI, gateway: Gateway) -> None:
-    @app.post("/v1/embeddings", **takes(openai.EmbeddingsRequest))
-    async def embeddings(request: Request) -> dict[str, Any]:
-        asked = parse(openai.EmbeddingsRequest, await request.body())
-        texts, side, released = asked.texts(), asked.side(gateway.name), gateway.default
-        gateway.check_texts(texts, "input")
-        encoded = await gateway.backend.encode(ToEncode(released.ref, side, texts))
-        vectors = openai.shortened(encoded.vectors, asked.dimensions, released.about.dimensions)
-        gateway.metrics.tokens("embedded", int(encoded.tokens.sum()))
-        model = asked.model or gateway.name
-        return openai.embeddings(encoded, vectors, model, asked.encoding_format == "base64")
-
-    @app.post("/embed", **takes(tei.EmbedRequest))
-    async def embed(request: Request) -> list[list[float]]:
-        asked = parse(tei.EmbedRequest, await request.body())
-        side = PASSAGE if asked.prompt_name is None else openai.side_of(asked.prompt_name, "prompt_name")
-        texts, released = asked.texts(), gateway.default
-        gateway.check_texts(texts, "inputs")
-        encoded = await gateway.backend.encode(ToEncode(released.ref, side, texts))
-        gateway.metrics.tokens("embedded", int(encoded.tokens.sum()))
-        vectors: list[list[float]] = openai.shortened(
-            encoded.vectors, asked.dimensions, released.about.dimensions
-        ).tolist()
-        return vectors
-
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return openai.models(gateway.model_names(), gateway.started)
-
-    @app.get("/v1/models/{name}")
-    async def model(name: str) -> dict[str, Any]:
-        if name not in gateway.model_names():
-            raise unknown_model(name, gateway.model_names())
-        found: dict[str, Any] = openai.models([name], gateway.started)["data"][0]
-        return found
-
-
-def _rerank(app: FastAPI, gateway: Gateway) -> None:
-    @app.post("/rerank", **takes(rerank.RerankRequest))
-    @app.post("/v1/rerank", **takes(rerank.RerankRequest))
-    @app.post("/v2/rerank", **takes(rerank.RerankRequest))
-    async def reranking(request: Request) -> Any:
-        asked = parse(rerank.RerankRequest, await request.body())
-        known, released = (gateway.name, f"{gateway.name}-reranker"), gateway.default
-        if asked.model is not None and asked.model not in known:
-            raise unknown_model(asked.model, list(known))
-        _require_reranker(released)
-        passages = asked.passages()
-        asked.kept(len(passages))
-        gateway.check_texts([asked.query], "query")
-        gateway.check_texts(passages, "documents")
-        scored = await gateway.backend.score(ToScore(released.ref, asked.query, passages))
-        gateway.metrics.tokens("scored", int(scored.tokens.sum()))
-        if asked.is_tei:
-            return JSONResponse(rerank.tei_ranking(asked, passages, scored))
-        return rerank.ranking(asked, passages, scored, asked.model or known[1])
-
-
-def _require_reranker(released: Released) -> None:
-    if released.about.reranking is None:
-        raise ApiError(
-            404,
-            "This server has no reranker: the run has shipped none. Name one in serve.reranker and publish again.",
-            "model_not_found",
-            "model",
-        )
-
-
-def _search(app: FastAPI, gateway: Gateway) -> None:
-    async def answer(released: Released, asked: Search) -> Answer:
-        gateway.check_texts(asked.queries, "query")
-        found = await search(gateway.backend, released.ref, released.about, asked)
-        gateway.metrics.stages(found.milliseconds)
-        gateway.metrics.tokens("queries", found.tokens)
-        return found
-
-    async def filtered(released: Released, given: dict[str, Any] | None) -> tuple[str, ...] | None:
-        if given is None:
-            return None
-        filters.check(given)
-        ids = await gateway.backend.matching(released.ref, given)
-        if len(ids) > _MOST_FILTERED:
-            raise bad_request(f"filters: let {len(ids):,} passages through; at most {_MOST_FILTERED:,}.", "filters")
-        return ids
-
-    @app.post("/v1/search", **takes(native.SearchRequest))
-    async def native_search(request: Request) -> dict[str, Any]:
-        asked = parse(native.SearchRequest, await request.body())
-        queries, released = asked.texts(), gateway.collection(asked.collection)
-        mode, depth = plan(gateway.recipe, released, asked.mode, asked.rerank, asked.rerank_top_k)
-        only = await filtered(released, asked.filters)
-        found = await answer(released, Search(queries, asked.top_k, mode, depth, only))
-        return native.answered(asked, queries, found, released.ref, _models(released, depth))
-
-    @app.post("/v1/vector_stores/{store}/search", **takes(openai.VectorStoreSearchRequest))
-    async def vector_store_search(store: str, request: Request) -> dict[str, Any]:
-        asked = parse(openai.VectorStoreSearchRequest, await request.body())
-        queries, released = asked.queries(), gateway.collection(store, "vector_store_id")
-        options = asked.ranking_options
-        mode, depth = plan(
-            gateway.recipe, released, None, False if options and options.ranker == "none" else None, None
-        )
-        most = asked.max_num_results or 10
-        only = await filtered(released, asked.filters)
-        found = await answer(released, Search([" ".join(queries)], most, mode, depth, only))
-        threshold = options.score_threshold if options else None
-        return openai.vector_store_page(queries, found.hits[0], most, threshold)
-
-
-def plan(
-    recipe: Recipe, released: Released, mode: Mode | None, reranking: bool | None, depth: int | None
-) -> tuple[Mode, int]:
-    """First stage and depth of reranking (0: none) of a request that leaves them open, in full or in part.
-
-    A reranker works by default behind the first stage that it was found to help. Raises ApiError where one is asked
-    for and there is none.
-    """
-    shipped = released.about.reranking
-    usual: Mode = recipe.serve.mode if recipe.serve.mode != "auto" else shipped.first_stage if shipped else "hybrid"
-    chosen = mode or usual
-    if reranking or depth is not None:
-        _require_reranker(released)
-    if shipped is None or reranking is False:
-        return chosen, 0
-    wanted = reranking or depth is not None or chosen == shipped.first_stage
-    return chosen, (depth or shipped.depth) if wanted else 0
-
-
-def _models(released: Released, depth: int) -> dict[str, str | None]:
-    return {
-        "encoder": f"{released.about.encoder}:{released.about.index.encoder.weights[:12]}",
-        "reranker": "shipped" if depth else None,
-    }
-
-
-def _documents(app: FastAPI, gateway: Gateway) -> None:
-    @app.post("/v1/documents", status_code=202, **takes(AddRequest))
-    async def add(request: Request) -> dict[str, Any]:
-        asked = parse(AddRequest, await request.body())
-        collection = gateway.collection(asked.collection).ref.collection
-        gateway.check_texts([each.text for each in asked.documents], "documents")
-        return (await gateway.librarian.ask(collection, asked.rows(), ())).shown()
-
-    @app.post("/v1/documents/delete", status_code=202, **takes(DeleteRequest))
-    async def delete_many(request: Request) -> dict[str, Any]:
-        asked = parse(DeleteRequest, await request.body())
-        collection = gateway.collection(asked.collection).ref.collection
-        gateway.check_texts(asked.ids, "ids")
-        return (await gateway.librarian.ask(collection, (), asked.ids)).shown()
-
-    @app.delete("/v1/documents/{document_id:path}", status_code=202)
-    async def delete_one(document_id: str, collection: str | None = None) -> dict[str, Any]:
-        asked = parse(DeleteRequest, DeleteRequest.model_construct(ids=[document_id]).model_dump_json().encode())
-        name = gateway.collection(collection).ref.collection
-        return (await gateway.librarian.ask(name, (), asked.ids)).shown()
-
-    @app.get("/v1/documents/changes/{change_id}")
-    async def changed(change_id: str) -> dict[str, Any]:
-        found = await gateway.librarian.known(change_id)
-        if found is None:
-            raise ApiError(404, "No such change is known since the server started.", "not_found", "change_id")
-        return found.shown()
-
-
-def _operations(app: FastAPI, gateway: Gateway) -> None:
-    @app.get("/health")
-    @app.get("/livez")
-    async def alive() -> dict[str, str]:
-        return {"status": "ok"}
-
-    @app.get("/readyz")
-    async def ready() -> dict[str, str]:
-        for name in gateway.recipe.serve.collections:
-            gateway.collection(name)
-        return {"status": "ready"}
-
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        return Response(gateway.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    @app.get("/info")
-    async def info() -> dict[str, Any]:
-        return {
-            "name": gateway.name,
-            "models": gateway.model_names(),
-            "collections": {name: _shown(each.ref, each) for name, each in gateway.released.items()},
-            "limits": gateway.recipe.serve.model_dump(
-                include={"max_texts", "max_text_chars", "body_mb", "deadline_s", "requests_per_minute"}
-            ),
-        }
-
-
-def _shown(ref: Ref, released: Released) -> dict[str, Any]:
-    about = released.about
-    return {
-        "generation": ref.number,
-        "encoder": about.encoder,
-        "dimension": about.index.spec.dimension,
-        "dimensions": list(about.dimensions),
-        "index": about.index.spec.kind,
-        "reranking": None if about.reranking is None else vars(about.reranking),
-        "change": about.change,
-    }
 
 
 def _errors(app: FastAPI) -> None:

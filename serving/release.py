@@ -17,9 +17,11 @@ from pipeline.recipe import Recipe
 from pipeline.records import full_text
 from pipeline.sharded.folder import ShardFolder
 from pipeline.workspace import Workspace
-from serving.backend import FanOut, about_of
+from serving.backend import FanOut
+from serving.errors import ApiError
 from serving.generations import Ref
 from serving.models import ToEncode
+from serving.parts import about_of
 from serving.slots import Row, ToSearch
 
 _LOGGER = logging.getLogger("rayriever.serve")
@@ -39,6 +41,16 @@ class Released:
 
     ref: Ref
     about: About
+
+    def require_reranker(self) -> None:
+        """Raise ApiError (404) where the generation holds none."""
+        if self.about.reranking is None:
+            raise ApiError(
+                404,
+                "This server has no reranker: the run has shipped none. Name one in serve.reranker and publish again.",
+                "model_not_found",
+                "model",
+            )
 
 
 Announce = Callable[[Mapping[str, Released]], Awaitable[None]]

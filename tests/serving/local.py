@@ -11,10 +11,11 @@ import uvicorn
 
 from pipeline.recipe import Recipe
 from serving.auth import Keys
-from serving.backend import FanOut, Here, Parts
+from serving.backend import FanOut, Here
 from serving.documents import Change, Documents
 from serving.gateway import Gateway, create_app
 from serving.models import ToEncode
+from serving.parts import Parts
 from serving.release import Released, Releases
 
 

@@ -79,6 +79,11 @@ def test_the_command_answers_as_the_parts_in_one_process_do(deployed, server):
             assert found(there) == found(here)
     assert httpx.post(f"{url}/v1/search", json={"query": "oven"}).status_code == 401
     assert httpx.get(url).text.startswith("<!doctype html>")
+    answer = httpx.get(f"{url}/v1/models", headers=BEARER | {"X-Request-Id": f"seen-{os.getpid()}"})
+    assert answer.status_code == 200
+    time.sleep(1)
+    logs = Path("/tmp/ray").glob("session_*/logs/serve/replica_rayriever_gateway_*.log")
+    assert any(f"seen-{os.getpid()}" in each.read_text(errors="replace") for each in logs)
 
 
 @pytest.mark.slow
@@ -123,6 +128,16 @@ def replica(server: int, part: str) -> psutil.Process:
     named = [each for each in family if each.cmdline()[:1] == [f"ray::ServeReplica:rayriever:{part}"]]
     assert named, [each.cmdline() for each in family]
     return named[0]
+
+
+@pytest.mark.slow
+def test_a_damaged_collection_is_said_and_not_served(own):
+    recipe = own()
+    next(Path(recipe.workspace).rglob("model.safetensors")).write_bytes(b"")
+    command = [sys.executable, "-m", "pipeline.cli", "serve", recipe.workspace, "--port", "8765"]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert refused.returncode == 1 and "model.safetensors: has 0 bytes" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 def test_the_config_file_names_what_the_command_serves(published: Recipe, tmp_path: Path):

@@ -18,8 +18,9 @@ from pipeline.recipe import Recipe
 from pipeline.scorer.load import load_scorer_model
 from pipeline.scorer.score import Scorer
 from pipeline.workspace import Workspace
-from serving.backend import FanOut, Here, Parts, about_of
+from serving.backend import FanOut, Here
 from serving.generations import Ref
+from serving.parts import Parts, about_of
 from serving.search import Search, search
 from tests.collection.small import TEXTS
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.collection.about import About
+from pipeline.collection.naming import new_prefix, next_number
 from pipeline.collection.passages import living, write_shard
-from pipeline.collection.publish import new_prefix, next_number
 from pipeline.encoder.identity import EncoderIdentity
 from pipeline.errors import RayrieverError
 from pipeline.index.builder import TRAINED, build_from

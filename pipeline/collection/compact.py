@@ -13,8 +13,8 @@ import pyarrow as pa
 from pipeline.collection.about import About
 from pipeline.collection.leases import held
 from pipeline.collection.models import models_of
+from pipeline.collection.naming import next_number
 from pipeline.collection.passages import alive, rows_of, write_shards
-from pipeline.collection.publish import next_number
 from pipeline.errors import RayrieverError
 from pipeline.index.build import build_shards, tuned
 from pipeline.index.builder import Vectors

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from pipeline.collection.about import DEFAULT, About, Mode, Reranking, collection_folder
 from pipeline.collection.models import ENCODER, RERANKER, store_model
+from pipeline.collection.naming import new_prefix, next_number
 from pipeline.collection.passages import write_shards
 from pipeline.encoder.systems import DenseSystem
 from pipeline.errors import RayrieverError
@@ -119,16 +119,6 @@ def _released(finished: Mapping[str, Artifact]) -> dict[str, Any] | None:
 def _fusion(finished: Mapping[str, Artifact], system: DenseSystem) -> dict[str, Any] | None:
     released = _released(finished)
     return released["fusion"] if released is not None and released["chosen"] == system.name else None
-
-
-def next_number(folder: ShardFolder) -> int:
-    """Of the generation after the newest."""
-    return max(folder.generations(), default=0) + 1
-
-
-def new_prefix(number: int) -> str:
-    """Of the files of a change. Two writers of the same number never write the same file."""
-    return f"{number:06d}-{uuid.uuid4().hex[:8]}-"
 
 
 def _copied(

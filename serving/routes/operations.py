@@ -17,8 +17,8 @@ def routes(app: FastAPI, gateway: Gateway) -> None:
 
     @app.get("/health")
     @app.get("/livez")
-    async def alive() -> dict[str, str]:
-        return {"status": "ok"}
+    async def alive() -> dict[str, Any]:
+        return {"status": "ok", "key_required": gateway.keys.required}
 
     @app.get("/readyz")
     async def ready() -> dict[str, str]:

@@ -22,14 +22,16 @@ function headers() {
   return sent;
 }
 
+function wantKey() {
+  sessionStorage.removeItem("key");
+  element("keyfield").hidden = false;
+}
+
 async function ask(path, body) {
   const options = body ? { method: "POST", body: JSON.stringify(body) } : {};
   const answer = await fetch(path, { ...options, headers: headers() });
   const told = await answer.json();
-  if (answer.status === 401) {
-    element("keyfield").hidden = false;
-    element("key").focus();
-  }
+  if (answer.status === 401) wantKey();
   if (!answer.ok) throw new Error(told.error ? told.error.message : `Status ${answer.status}`);
   return told;
 }
@@ -53,6 +55,10 @@ let choices = [];
 
 async function start() {
   try {
+    if ((await ask("/health")).key_required && !sessionStorage.getItem("key")) {
+      wantKey();
+      return;
+    }
     const info = await ask("/info");
     choices = configurations(info);
     const names = Object.entries(info.collections).map(([name, about]) => `${name}, generation ${about.generation}`);
@@ -134,7 +140,7 @@ async function search(event) {
     element("results").replaceChildren(...answers.map((answer, place) =>
       column(choices[Number(chosen[place])], answer, words, answers.length > 1 ? ids[1 - place] : null)));
     element("keyfield").hidden = true;
-    say(`${answers[0].results[0].hits.length} hits`);
+    say(`${answers.map((answer) => answer.results[0].hits.length).join(" and ")} hits`);
   } catch (error) {
     element("results").replaceChildren();
     say(error.message);

@@ -26,6 +26,7 @@ from pipeline.recipe import Recipe
 from pipeline.records import PASSAGE
 from pipeline.sharded.folder import VECTORS, ShardFolder
 from pipeline.workspace import Workspace
+from serving.errors import overloaded
 from serving.generations import Ref
 
 _LOGGER = logging.getLogger("rayriever.serve")
@@ -34,6 +35,9 @@ _JOURNAL = "changes"
 _REMEMBERED = 10_000
 # Tried so often: another writer may have been faster
 _ATTEMPTS = 5
+# Documents of changes that are not made yet
+_MOST_WAITING = 100_000
+_LONGEST_PAUSE_S = 30.0
 
 Encode = Callable[[str, Sequence[str]], npt.NDArray[np.float32]]  # collection, texts -> vectors
 Status = Literal["queued", "done", "failed"]
@@ -121,7 +125,12 @@ class Documents:
         self._wake.set()
 
     async def ask(self, collection: str, passages: Sequence[Mapping[str, Any]], deleted: Sequence[str]) -> Change:
-        """Write a change down. It can be seen once its status is done."""
+        """Write a change down. It can be seen once its status is done.
+
+        Raises ApiError (429) while too much waits.
+        """
+        if sum(waiting.documents for waiting in self._queue) > _MOST_WAITING:
+            raise overloaded(10, "Too many documents wait to be added. Try again later.")
         self._last = max(self._last + 1, time.time_ns())  # ids sort as they came
         each = _change(f"{self._last:020d}-{uuid.uuid4().hex[:8]}", collection, passages, deleted)
         await asyncio.to_thread(self._journal.write, each)
@@ -136,12 +145,21 @@ class Documents:
 
     async def work(self) -> None:
         """Make changes until cancelled."""
+        failures = 0
         while True:
             await self._wake.wait()
             self._wake.clear()
             taken, self._queue = self._queue, []
-            for collection in dict.fromkeys(each.collection for each in taken):
-                await self._make(collection, [each for each in taken if each.collection == collection])
+            try:
+                for collection in dict.fromkeys(each.collection for each in taken):
+                    await self._make(collection, [each for each in taken if each.collection == collection])
+                failures = 0
+            except Exception:  # a full disk, a store or a replica that is away: accepted changes wait until it is over
+                _LOGGER.exception("changes could not be made; they are tried again")
+                self._queue = [*(each for each in taken if self._known[each.id].status == "queued"), *self._queue]
+                failures += 1
+                await asyncio.sleep(min(_LONGEST_PAUSE_S, 0.5 * 2**failures))
+                self._wake.set()
 
     async def _make(self, collection: str, changes: Sequence[Change]) -> None:
         try:

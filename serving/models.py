@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 Counts = npt.NDArray[np.int64]
 Model = TypeVar("Model")
+# transformers changes its own classes while it loads a model: of two at once, one would leave them changed for ever.
+_LOADING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -80,13 +83,18 @@ class _Models(Generic[Model]):
 
     def of(self, ref: Ref) -> Model:
         """The model of a generation. Raises RayrieverError where it holds none, or its files are damaged."""
-        return self._loaded.get(self._keys.get(ref), lambda: self._load(*_opened(self.recipe, ref)))
+        key = self._keys.get(ref)
+        return self._loaded.get(key, lambda: self._load_alone(key, ref))
 
     def keep(self, refs: Iterable[Ref]) -> None:
         """Let go of the models of all other generations."""
         kept = list(refs)
         self._keys.keep(kept)
         self._loaded.keep([self._keys.get(ref) for ref in kept if self._keys.opened(ref)])
+
+    def _load_alone(self, key: str, ref: Ref) -> Model:
+        with _LOADING:
+            return self._loaded.get(key, lambda: self._load(*_opened(self.recipe, ref)))
 
     def _key(self, ref: Ref) -> str:
         folder, generation = _opened(self.recipe, ref)

@@ -141,7 +141,9 @@ def test_no_request_of_any_shape_makes_the_server_fail(server: Server):
         if operation.path.startswith("/v1/documents") and operation.method.upper() != "GET":
             continue  # would change the collection that all tests share
 
-        @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+        @settings(
+            max_examples=25, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None
+        )
         @given(case=operation.as_strategy())
         def check(case: schemathesis.Case) -> None:
             answer = case.call(headers=headers)
@@ -149,4 +151,5 @@ def test_no_request_of_any_shape_makes_the_server_fail(server: Server):
             case.validate_response(answer, checks=(not_a_server_error,))
 
         check()
-    assert {("/v1/search", 2), ("/v1/embeddings", 2), ("/v2/rerank", 2), ("/v1/search", 4)} <= asked
+    assert {"/v1/search", "/v1/embeddings", "/v2/rerank", "/embed"} <= {path for path, _ in asked}
+    assert {2, 4} <= {status for _, status in asked}

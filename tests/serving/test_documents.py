@@ -94,6 +94,31 @@ async def stop_work(server: Server) -> None:
     server.documents._make = nothing  # type: ignore[method-assign]
 
 
+def test_a_change_waits_while_something_is_away_and_is_made_afterwards(own):
+    with serving(own()) as server, opened(server) as client:
+        encode, failures = server.documents._encode, []
+
+        def away(collection: str, texts: list[str]):
+            if len(failures) < 2:
+                failures.append(texts)
+                raise ConnectionError("a replica is away")
+            return encode(collection, texts)
+
+        server.documents._encode = away  # type: ignore[method-assign]
+        done(client, client.post("/v1/documents", json={"documents": [{"id": "new", "text": "harbour"}]}))
+        assert len(failures) == 2 and found(client, "harbour") == ["new"]
+
+
+def test_more_documents_than_can_wait_are_refused(own, monkeypatch):
+    monkeypatch.setattr("serving.documents._MOST_WAITING", 3)
+    with serving(own()) as server, opened(server) as client, server.documents._writing:
+        sent = {"documents": [{"id": str(n), "text": "harbour"} for n in range(4)]}
+        first = client.post("/v1/documents", json=sent)
+        time.sleep(0.2)  # the first is being made, the second waits
+        codes = [client.post("/v1/documents", json=sent).status_code for _ in range(2)]
+        assert first.status_code == 202 and codes == [202, 429]
+
+
 def test_many_small_changes_are_compacted_and_nothing_is_lost(own):
     recipe = own(compact_after=4)
     with serving(recipe) as server, opened(server) as client:

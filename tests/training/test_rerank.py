@@ -29,7 +29,7 @@ SMALL = {"batch_size": 4, "dtype": "float32", "cpus_per_worker": 1, "dev_depth":
 class RerankShelf(TrainingShelf):
     """The training shelf with the lists of a teacher that puts the passage of the query's word first."""
 
-    def __init__(self, folder: Path, encoder: Path, model: Path, **values: Any) -> None:
+    def __init__(self, folder: Path, encoder: Path, model: Path | str, **values: Any) -> None:
         super().__init__(
             folder,
             encoder,
@@ -84,9 +84,9 @@ def test_a_small_model_learns_a_toy_collection_and_its_folder_scores_as_it_did(
     """From end to end: lists to examples, Ray Train, the saved folder, and scores from it."""
     t5 = kind == "t5"
     model = save_t5(words=("true", "false", *WORDS), dropout_rate=0.0) if t5 else Path(minilm)
-    model = Path(os.path.relpath(model))  # workers look for it where we do
+    relative = f"./{os.path.relpath(model)}"  # workers look for it where we do
     values = {"epochs": 20, "learning_rate": 3e-3} if t5 else {"epochs": 8, "learning_rate": 2e-4}
-    shelf = RerankShelf(tmp_path, tiny_encoder, model, **values, evaluations_per_epoch=0)
+    shelf = RerankShelf(tmp_path, tiny_encoder, relative, **values, evaluations_per_epoch=0)
     trained = shelf.train()
     untrained = Scorer(load_scorer_model(shelf.recipe.scorer), "float32", 256)
     scorer = scorer_of(trained)

@@ -113,13 +113,24 @@ def test_a_replica_that_dies_fails_no_request(deployed, part: str):
     for each in asking:
         each.start()
     time.sleep(1)
-    replica(process.pid, part).kill()
-    time.sleep(12)
+    killed = replica(process.pid, part)
+    killed.kill()
+    deadline = time.monotonic() + 60
+    while not back(process.pid, part, killed.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    time.sleep(2)
     stop.set()
     for each in asking:
         each.join()
     assert wrong == []
-    replica(process.pid, part)  # is there again
+
+
+def back(server: int, part: str, killed: int) -> bool:
+    try:
+        return replica(server, part).pid != killed
+    except (AssertionError, psutil.NoSuchProcess):
+        return False
 
 
 def replica(server: int, part: str) -> psutil.Process:

@@ -25,7 +25,7 @@ from serving.documents import Change, Documents
 from serving.errors import ApiError, overloaded
 from serving.gateway import Gateway, create_app
 from serving.limits import App
-from serving.metrics import Metrics
+from serving.metrics import Figures, Metrics
 from serving.models import ToEncode
 from serving.parts import EncoderPart, Parts, RerankerPart, TextPart, VectorPart
 from serving.release import Released, Releases
@@ -83,7 +83,6 @@ class LibrarianReplica:
         self._backend = FanOut(parts, Handles())
         self._releases = Releases(recipe, self._backend, self._announce)
         self._documents = Documents(recipe, self._encode, self._releases.take)
-        self._gateways: DeploymentHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._started: asyncio.Task[None] | None = None
 
@@ -120,12 +119,20 @@ class LibrarianReplica:
         return asyncio.run_coroutine_threadsafe(encoding, self._loop).result().vectors
 
     async def _announce(self, released: Mapping[str, Released]) -> None:
-        if self._gateways is None:
-            self._gateways = serve.get_deployment_handle(GATEWAY, serve.get_replica_context().app_name)
         try:
-            await Handles().everywhere(self._gateways, "release", dict(released))
+            await Handles().everywhere(_gateways(), "release", dict(released))
         except DeploymentUnavailableError:
             return  # those that are being started ask themselves
+
+
+async def _all_gateways() -> Sequence[Figures]:
+    """A proxy asks any of them for the figures of all."""
+    found: Sequence[Figures] = await Handles().everywhere(_gateways(), "figures")
+    return found
+
+
+def _gateways() -> DeploymentHandle:
+    return serve.get_deployment_handle(GATEWAY, serve.get_replica_context().app_name)
 
 
 class _Librarian:
@@ -155,7 +162,12 @@ class GatewayReplica:
         metrics = Metrics()
         self._librarian = librarian
         self._gateway = Gateway(
-            recipe, FanOut(parts, Handles(metrics)), _Librarian(librarian), Keys(keys), metrics=metrics
+            recipe,
+            FanOut(parts, Handles(metrics)),
+            _Librarian(librarian),
+            Keys(keys),
+            metrics=metrics,
+            gateways=_all_gateways,
         )
 
     def __serve_build_asgi_app__(self) -> App:
@@ -164,6 +176,9 @@ class GatewayReplica:
     async def release(self, released: Mapping[str, Released]) -> None:
         """The librarian says what to search from now on."""
         self._gateway.release(released)
+
+    def figures(self) -> Figures:
+        return self._gateway.metrics.figures()
 
     async def check_health(self) -> None:
         """A gateway is healthy when it knows what to search; it asks, should it have missed a switch."""

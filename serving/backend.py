@@ -9,9 +9,12 @@ from typing import Any, Protocol
 
 from pipeline.sharded.found import Found, empty, merge
 from serving.generations import Ref
+from serving.metrics import Figures
 from serving.models import Encoded, Scored, ToEncode, ToScore
 from serving.parts import Parts
 from serving.slots import Row, ToSearch
+
+_SOON_S = 2.0
 
 
 class Caller(Protocol):
@@ -81,8 +84,22 @@ class FanOut:
         """Let every replica go of all other generations."""
         await self._everywhere("keep", refs)
 
+    async def figures(self) -> Mapping[str, Sequence[Figures]]:
+        """Of every part, what each replica of it says of itself; nothing of those that do not answer soon."""
+
+        async def of(part: Any) -> Sequence[Figures]:
+            try:
+                async with asyncio.timeout(_SOON_S):
+                    return await self._call.everywhere(part, "figures")
+            except Exception:  # whatever keeps a part from answering is what the figures are to show
+                return ()
+
+        parts = self.parts.named()
+        found = await asyncio.gather(*map(of, parts.values()))
+        return dict(zip(parts, found, strict=True))
+
     async def _of_all(self, name: str, parts: Sequence[Any], method: str, *arguments: Any) -> list[Any]:
         return list(await asyncio.gather(*(self._call(name, part, method, *arguments) for part in parts)))
 
     async def _everywhere(self, method: str, refs: Sequence[Ref]) -> None:
-        await asyncio.gather(*(self._call.everywhere(part, method, list(refs)) for _, part in self.parts.named()))
+        await asyncio.gather(*(self._call.everywhere(part, method, list(refs)) for part in self.parts.named().values()))

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -22,12 +23,17 @@ class Batcher(Generic[Item, Result]):
         work: items -> their results in the same order; runs in a thread, one call at a time.
         cost: of an item, such as its tokens.
         budget: of the items of a call; a single item may have more.
+        watch: is entered around every call with its number of items.
     """
 
     def __init__(
-        self, work: Callable[[Sequence[Item]], Sequence[Result]], cost: Callable[[Item], int], budget: int
+        self,
+        work: Callable[[Sequence[Item]], Sequence[Result]],
+        cost: Callable[[Item], int],
+        budget: int,
+        watch: Callable[[int], AbstractContextManager[None]] = lambda items: nullcontext(),
     ) -> None:
-        self._work, self._cost, self._budget = work, cost, budget
+        self._work, self._cost, self._budget, self._watch = work, cost, budget, watch
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._running: asyncio.Task[None] | None = None
         self._thread: Executor = ThreadPoolExecutor(1)
@@ -65,7 +71,8 @@ class Batcher(Generic[Item, Result]):
     async def _answer(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         items = [item for item, _ in batch]
         try:
-            results = await asyncio.get_running_loop().run_in_executor(self._thread, self._work, items)
+            with self._watch(len(items)):
+                results = await asyncio.get_running_loop().run_in_executor(self._thread, self._work, items)
         except Exception as error:  # whatever the model raises belongs to a request
             if len(batch) == 1:
                 _settle(batch[0][1], error)

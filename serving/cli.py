@@ -49,8 +49,7 @@ def _recipe(target: str, overrides: list[str] | None, host: str | None, port: in
 def _publish_missing(target: str, recipe: Recipe, overrides: list[str] | None) -> None:
     """Raises RayrieverError where there is nothing to publish."""
     from pipeline.collection.about import collection_folder
-    from pipeline.collection.operate import system_of
-    from pipeline.collection.publish import publish, released_encoder
+    from pipeline.collection.operate import publish_run
     from pipeline.runner import finished_artifacts
     from pipeline.workspace import Workspace
 
@@ -63,8 +62,7 @@ def _publish_missing(target: str, recipe: Recipe, overrides: list[str] | None) -
             f"serve: {recipe.workspace} has no collection {missing[0]}. "
             f"First: rayriever collection publish RECIPE --name {missing[0]}"
         )
-    finished = finished_artifacts(recipe, workspace)
-    generation = publish(recipe, finished, system_of(finished, released_encoder(finished)), missing[0])
+    generation = publish_run(recipe, finished_artifacts(recipe, workspace), missing[0])
     err.print(f"Published {missing[0]}, generation {generation.number}.")
 
 
@@ -81,6 +79,7 @@ def _run(recipe: Recipe, insecure: bool) -> None:
     from pipeline.ray_session import ensure_ray
     from serving.app import application
     from serving.auth import check_exposure, keys_from_environment
+    from serving.tracing import tracing_options
 
     section = recipe.serve
     check_exposure(section.host, keys_from_environment(section.keys_variable), section.keys_variable, insecure)
@@ -89,7 +88,7 @@ def _run(recipe: Recipe, insecure: bool) -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # the gateway has an access log of its own
     quiet = {"log_level": "WARNING", "enable_access_log": False}
-    ray_serve.start(http_options=_http_options(recipe), logging_config=quiet)
+    ray_serve.start(http_options=_http_options(recipe), logging_config=quiet, tracing_config=tracing_options(recipe))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor's way to say Ctrl-C
     try:
         try:
@@ -123,9 +122,12 @@ def _http_options(recipe: Recipe) -> dict[str, Any]:
 def _config(recipe: Recipe, insecure: bool) -> str:
     import yaml
 
+    from serving.tracing import tracing_options
+
     content = {
         "proxy_location": "EveryNode",
         "http_options": _http_options(recipe),
+        "tracing_config": tracing_options(recipe),
         "applications": [
             {
                 "name": APPLICATION,

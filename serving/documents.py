@@ -24,7 +24,7 @@ from pipeline.errors import RayrieverError
 from pipeline.progress import Silent
 from pipeline.recipe import Recipe
 from pipeline.records import PASSAGE
-from pipeline.sharded.folder import VECTORS, ShardFolder
+from pipeline.sharded.folder import ShardFolder
 from pipeline.workspace import Workspace
 from serving.errors import overloaded
 from serving.generations import Ref
@@ -195,7 +195,7 @@ class Documents:
                     table = pa.Table.from_pylist(list(passages.values()), schema=PASSAGE)
                     change.add(folder, table, lambda texts: self._encode(collection, texts), identity)
             current = folder.current()
-            if len(current.shards[VECTORS]) > self._recipe.serve.compact_after:
+            if About.of(current.about).additions > self._recipe.serve.compact_after:
                 current = compact(folder, self._recipe, Silent())
             prune(folder)
             return current.number

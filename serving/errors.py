@@ -29,9 +29,14 @@ _TYPES = {
     413: "invalid_request_error",
     429: "rate_limit_error",
     500: "server_error",
+    502: "server_error",
     503: "server_error",
     504: "timeout_error",
 }
+
+
+def internal(request_id: str) -> ApiError:
+    return ApiError(500, f"Something went wrong here. Request {request_id} is in the log.", "internal")
 
 
 def bad_request(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,12 +16,13 @@ from pipeline.recipe import Recipe
 from serving.auth import Keys, Rates
 from serving.backend import FanOut
 from serving.documents import Change
-from serving.errors import ApiError, bad_request, shown
+from serving.errors import ApiError, bad_request, internal, shown
+from serving.expansion import Expander
 from serving.limits import App, Guard
-from serving.metrics import Metrics
+from serving.metrics import Figures, Metrics, merged
 from serving.openapi import describe
 from serving.release import Released
-from serving.routes import documents, embeddings, operations, page, rerank, search
+from serving.routes import documents, embeddings, operations, page, report, rerank, search
 
 
 class Librarian(Protocol):
@@ -43,6 +44,16 @@ class Gateway:
     released: Mapping[str, Released] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=Metrics)
     started: int = field(default_factory=lambda: int(time.time()))
+    expander: Expander = field(init=False)
+    gateways: Callable[[], Awaitable[Sequence[Figures]]] | None = None  # figures of all, where there are several
+
+    def __post_init__(self) -> None:
+        self.expander = Expander(self.recipe)
+
+    async def figures(self) -> bytes:
+        """Of all processes, for Prometheus."""
+        gateways = [self.metrics.figures()] if self.gateways is None else await self.gateways()
+        return merged({"gateway": gateways, **await self.backend.figures()})
 
     def release(self, released: Mapping[str, Released]) -> None:
         """Search these generations from the next request on."""
@@ -91,7 +102,7 @@ def create_app(gateway: Gateway) -> App:
     serve = gateway.recipe.serve
     app = FastAPI(title="Rayriever", openapi_url="/openapi.json", docs_url=None, redoc_url=None)
     _errors(app)
-    for subject in (embeddings, rerank, search, documents, operations, page):
+    for subject in (embeddings, rerank, search, documents, operations, report, page):
         subject.routes(app, gateway)
     describe(app)
     return Guard(
@@ -127,7 +138,5 @@ def _errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
-        told = ApiError(
-            500, f"Something went wrong here. Request {request.state.request_id} is in the log.", "internal"
-        )
+        told = internal(request.state.request_id)
         return JSONResponse(told.body(), told.status)

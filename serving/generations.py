@@ -6,6 +6,11 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Generic, NamedTuple, TypeVar
 
+from pipeline.collection.about import collection_folder
+from pipeline.recipe import Recipe
+from pipeline.sharded.folder import Generation, ShardFolder
+from pipeline.workspace import Workspace
+
 T = TypeVar("T")
 
 
@@ -14,6 +19,12 @@ class Ref(NamedTuple):
 
     collection: str
     number: int
+
+
+def read(recipe: Recipe, ref: Ref) -> tuple[ShardFolder, Generation]:
+    """Where a generation lies, and what it consists of. Raises RayrieverError where it is not there."""
+    folder = collection_folder(Workspace(recipe.workspace), ref.collection)
+    return folder, folder.generation(ref.number)
 
 
 class Generations(Generic[T]):

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from serving.auth import Keys, Rates
-from serving.errors import ApiError, overloaded
+from serving.errors import ApiError, internal, overloaded
 from serving.metrics import Metrics
 
 Message = MutableMapping[str, Any]
@@ -84,9 +84,7 @@ class Guard:
             await exchange.refuse(error)
         except Exception:
             _LOGGER.exception("request %s failed", exchange.request_id)
-            await exchange.refuse(
-                ApiError(500, f"Something went wrong here. Request {exchange.request_id} is in the log.", "internal")
-            )
+            await exchange.refuse(internal(exchange.request_id))
         finally:
             self._at_work -= 1
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.collection.about import About, collection_folder
+from pipeline.collection.about import About
 from pipeline.collection.models import ENCODER, RERANKER, Role, fetch_model, model_key
 from pipeline.errors import RayrieverError
 from pipeline.recipe import Recipe
 from pipeline.sharded.folder import Generation, ShardFolder
-from pipeline.workspace import Workspace
-from serving.generations import Generations, Ref, Shared
+from serving.generations import Generations, Ref, Shared, read
 
 if TYPE_CHECKING:
     from pipeline.encoder.encode import Encoder
@@ -73,7 +73,11 @@ class Scored:
     tokens: Counts  # [n], read of each pair
 
 
-class _Models(Generic[Model]):
+Request = TypeVar("Request", ToEncode, ToScore)
+Also = TypeVar("Also")
+
+
+class _Models(ABC, Generic[Model]):
     """Generations whose model is the same share it."""
 
     def __init__(self, recipe: Recipe, role: Role) -> None:
@@ -104,8 +108,17 @@ class _Models(Generic[Model]):
             raise AssertionError
         return key
 
-    def _load(self, folder: ShardFolder, generation: Generation) -> Model:
-        raise NotImplementedError
+    def _grouped(
+        self, requests: Sequence[Request], also: Callable[[Request], Also]
+    ) -> dict[tuple[Model, Also], list[int]]:
+        """Places of the requests that can be computed together: of one model, and alike in what `also` gives."""
+        groups: dict[tuple[Model, Also], list[int]] = {}
+        for place, request in enumerate(requests):
+            groups.setdefault((self.of(request.ref), also(request)), []).append(place)
+        return groups
+
+    @abstractmethod
+    def _load(self, folder: ShardFolder, generation: Generation) -> Model: ...
 
 
 class Encoders(_Models["Encoder"]):
@@ -116,17 +129,12 @@ class Encoders(_Models["Encoder"]):
 
     def encode(self, requests: Sequence[ToEncode]) -> list[Encoded]:
         """One result per request; those of one model and side are computed together."""
-        groups: dict[tuple[int, Side], list[int]] = {}
-        models = [self.of(request.ref) for request in requests]
-        for place, (model, request) in enumerate(zip(models, requests, strict=True)):
-            groups.setdefault((id(model), request.side), []).append(place)
         results: dict[int, Encoded] = {}
-        for (_, side), places in groups.items():
-            texts = [text for place in places for text in requests[place].texts]
-            vectors, tokens = models[places[0]].encode(texts, side)
-            ends = np.cumsum([len(requests[place].texts) for place in places])[:-1]
-            parts = zip(places, np.split(vectors, ends), np.split(tokens, ends), strict=True)
-            results |= {place: Encoded(of_vectors, of_tokens) for place, of_vectors, of_tokens in parts}
+        for (model, side), places in self._grouped(requests, lambda request: request.side).items():
+            lists = [requests[place].texts for place in places]
+            found = model.encode([text for texts in lists for text in texts], side)
+            parts = zip(places, *(_split(each, lists) for each in found), strict=True)
+            results |= {place: Encoded(vectors, tokens) for place, vectors, tokens in parts}
         return [results[place] for place in range(len(requests))]
 
     def _load(self, folder: ShardFolder, generation: Generation) -> Encoder:
@@ -152,17 +160,12 @@ class Rerankers(_Models["Scorer"]):
 
     def score(self, requests: Sequence[ToScore]) -> list[Scored]:
         """One result per request; those of one model are computed together."""
-        groups: dict[int, list[int]] = {}
-        models = [self.of(request.ref) for request in requests]
-        for place, model in enumerate(models):
-            groups.setdefault(id(model), []).append(place)
         results: dict[int, Scored] = {}
-        for places in groups.values():
-            pairs = [(requests[place].query, text) for place in places for text in requests[place].passages]
-            ends = np.cumsum([len(requests[place].passages) for place in places])[:-1]
-            logits, tokens = models[places[0]].score_and_count(pairs)
-            parts = zip(places, np.split(logits, ends), np.split(tokens, ends), strict=True)
-            results |= {place: Scored(of_logits, of_tokens) for place, of_logits, of_tokens in parts}
+        for (model, _), places in self._grouped(requests, lambda request: None).items():
+            lists = [[(requests[place].query, text) for text in requests[place].passages] for place in places]
+            found = model.score_and_count([pair for pairs in lists for pair in pairs])
+            parts = zip(places, *(_split(each, lists) for each in found), strict=True)
+            results |= {place: Scored(logits, tokens) for place, logits, tokens in parts}
         return [results[place] for place in range(len(requests))]
 
     def _load(self, folder: ShardFolder, generation: Generation) -> Scorer:
@@ -179,8 +182,12 @@ class Rerankers(_Models["Scorer"]):
 
 
 def _opened(recipe: Recipe, ref: Ref) -> tuple[ShardFolder, Generation]:
-    folder = collection_folder(Workspace(recipe.workspace), ref.collection)
     try:
-        return folder, folder.generation(ref.number)
+        return read(recipe, ref)
     except OSError as error:
-        raise RayrieverError(f"{folder.path}: cannot be read ({error}).") from error
+        raise RayrieverError(f"collection {ref.collection}: cannot be read ({error}).") from error
+
+
+def _split(values: npt.NDArray[Any], lists: Sequence[Sequence[object]]) -> list[npt.NDArray[Any]]:
+    """The values of every list, of those of all lists one after the other."""
+    return np.split(values, np.cumsum([len(each) for each in lists])[:-1])

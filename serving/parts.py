@@ -3,100 +3,139 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from pipeline.collection.about import About, collection_folder
+from pipeline.collection.about import About
 from pipeline.recipe import Recipe
 from pipeline.sharded.found import Found
-from pipeline.workspace import Workspace
 from serving.batcher import Batcher
-from serving.generations import Ref
+from serving.generations import Ref, read
+from serving.metrics import Figures, PartMetrics
 from serving.models import Encoded, Encoders, Rerankers, Scored, ToEncode, ToScore
 from serving.slots import Row, Share, TextSlot, ToSearch, VectorSlot
 
 # Query vectors that a slot compares at once
 _VECTORS = 256
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-class EncoderPart:
-    """Encoders with the queue before them."""
+class _Part(ABC):
+    """What all have: figures, and generations that are opened before they are asked for."""
+
+    def __init__(self) -> None:
+        self._metrics = PartMetrics()
+
+    def figures(self) -> Figures:
+        return self._metrics.figures()
+
+    async def open(self, refs: Sequence[Ref]) -> None:
+        await asyncio.to_thread(lambda: [self._open(ref) for ref in refs])
+
+    @abstractmethod
+    def keep(self, refs: Iterable[Ref]) -> None:
+        """Let go of all others."""
+
+    @abstractmethod
+    def _open(self, ref: Ref) -> object: ...
+
+
+class _QueuedPart(_Part, Generic[Item, Result]):
+    """A part whose calls go through a queue."""
+
+    def __init__(
+        self, work: Callable[[Sequence[Item]], Sequence[Result]], cost: Callable[[Item], int], budget: int
+    ) -> None:
+        super().__init__()
+        self._batcher = Batcher(work, cost, budget, self._metrics.batch)
+
+    async def _submit(self, item: Item) -> Result:
+        with self._metrics.asked():
+            return await self._batcher.submit(item)
+
+
+class EncoderPart(_QueuedPart[ToEncode, Encoded]):
+    """Encoders."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.models = Encoders(recipe)
-        budget = recipe.encoder.tokens_per_batch
-        self._batcher: Batcher[ToEncode, Encoded] = Batcher(self.models.encode, lambda each: each.cost, budget)
+        super().__init__(self.models.encode, lambda each: each.cost, recipe.encoder.tokens_per_batch)
 
     async def encode(self, request: ToEncode) -> Encoded:
-        return await self._batcher.submit(request)
-
-    async def open(self, refs: Sequence[Ref]) -> None:
-        await asyncio.to_thread(lambda: [self.models.of(ref) for ref in refs])
+        return await self._submit(request)
 
     def keep(self, refs: Iterable[Ref]) -> None:
         self.models.keep(refs)
 
+    def _open(self, ref: Ref) -> object:
+        return self.models.of(ref)
 
-class RerankerPart:
-    """Rerankers with the queue before them. A generation without one is no error until it is asked for."""
+
+class RerankerPart(_QueuedPart[ToScore, Scored]):
+    """Rerankers. A generation without one is no error until it is asked for."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.models = recipe, Rerankers(recipe)
-        budget = recipe.scorer.tokens_per_batch
-        self._batcher: Batcher[ToScore, Scored] = Batcher(self.models.score, lambda each: each.cost, budget)
+        super().__init__(self.models.score, lambda each: each.cost, recipe.scorer.tokens_per_batch)
 
     async def score(self, request: ToScore) -> Scored:
-        return await self._batcher.submit(request)
-
-    async def open(self, refs: Sequence[Ref]) -> None:
-        with_one = [ref for ref in refs if about_of(self.recipe, ref).reranking is not None]
-        await asyncio.to_thread(lambda: [self.models.of(ref) for ref in with_one])
+        return await self._submit(request)
 
     def keep(self, refs: Iterable[Ref]) -> None:
         self.models.keep(refs)
 
+    def _open(self, ref: Ref) -> object:
+        return self.models.of(ref) if about_of(self.recipe, ref).reranking is not None else None
 
-class VectorPart:
-    """A slot of vector shards with the queue before it."""
+
+class VectorPart(_QueuedPart[ToSearch, Found]):
+    """A slot of vector shards."""
 
     def __init__(self, recipe: Recipe, share: Share) -> None:
         self.slot = VectorSlot(recipe, share)
-        self._batcher: Batcher[ToSearch, Found] = Batcher(self.slot.search, lambda each: each.cost, _VECTORS)
+        super().__init__(self.slot.search, lambda each: each.cost, _VECTORS)
 
     async def search(self, request: ToSearch) -> Found:
-        return await self._batcher.submit(request)
-
-    async def open(self, refs: Sequence[Ref]) -> None:
-        await asyncio.to_thread(lambda: [self.slot.generations.get(ref) for ref in refs])
+        return await self._submit(request)
 
     def keep(self, refs: Iterable[Ref]) -> None:
         self.slot.keep(refs)
 
+    def _open(self, ref: Ref) -> object:
+        return self.slot.generations.get(ref)
 
-class TextPart:
-    """A slot of words and texts."""
+
+class TextPart(_Part):
+    """A slot of words and texts, which answers several calls at once."""
 
     def __init__(self, recipe: Recipe, share: Share) -> None:
+        super().__init__()
         self.slot = TextSlot(recipe, share)
 
     async def search(self, ref: Ref, queries: Sequence[str], k: int, only: Sequence[str] | None) -> Found:
-        return await asyncio.to_thread(self.slot.search, ref, queries, k, only)
+        return await self._in_thread(self.slot.search, ref, queries, k, only)
 
     async def lookup(self, ref: Ref, passage_ids: Sequence[str]) -> Mapping[str, Row]:
-        return await asyncio.to_thread(self.slot.lookup, ref, passage_ids)
+        return await self._in_thread(self.slot.lookup, ref, passage_ids)
 
     async def matching(self, ref: Ref, filters: Mapping[str, Any]) -> list[str]:
-        return await asyncio.to_thread(self.slot.matching, ref, filters)
+        return await self._in_thread(self.slot.matching, ref, filters)
 
     async def sample(self, ref: Ref, count: int) -> Sequence[Row]:
-        return await asyncio.to_thread(self.slot.sample, ref, count)
-
-    async def open(self, refs: Sequence[Ref]) -> None:
-        await asyncio.to_thread(lambda: [self.slot.generations.get(ref) for ref in refs])
+        return await self._in_thread(self.slot.sample, ref, count)
 
     def keep(self, refs: Iterable[Ref]) -> None:
         self.slot.keep(refs)
+
+    def _open(self, ref: Ref) -> object:
+        return self.slot.generations.get(ref)
+
+    async def _in_thread(self, work: Callable[..., Result], *arguments: Any) -> Result:
+        with self._metrics.asked(), self._metrics.batch(1):
+            return await asyncio.to_thread(work, *arguments)
 
 
 @dataclass(frozen=True)
@@ -119,13 +158,12 @@ class Parts:
             [TextPart(recipe, Share(slot, serve.word_slots)) for slot in range(serve.word_slots)],
         )
 
-    def named(self) -> list[tuple[str, Any]]:
-        """Every part with what it is called in figures and messages."""
-        slots = [("vectors", each) for each in self.vectors] + [("texts", each) for each in self.texts]
-        return [("encoder", self.encoder), ("reranker", self.reranker), *slots]
+    def named(self) -> dict[str, Any]:
+        """All of them, as figures call them."""
+        slots = {f"{kind}-{n}": each for kind in ("vectors", "texts") for n, each in enumerate(getattr(self, kind))}
+        return {"encoder": self.encoder, "reranker": self.reranker, **slots}
 
 
 def about_of(recipe: Recipe, ref: Ref) -> About:
     """What a generation says of itself. Raises RayrieverError where it is not there."""
-    folder = collection_folder(Workspace(recipe.workspace), ref.collection)
-    return About.of(folder.generation(ref.number).about)
+    return About.of(read(recipe, ref)[1].about)

@@ -9,13 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from pipeline.collection.about import About, Mode
+from pipeline.encoder.side import QUERY
 from pipeline.fusion import reciprocal_rank, weighted_sum
 from pipeline.rankings import Hit, rerank
 from pipeline.records import full_text
 from pipeline.sharded.found import Found
+from serving.expansion import Expanded
 from serving.generations import Ref
-from serving.models import Encoded, Scored, ToEncode, ToScore
+from serving.models import Encoded, Floats, Scored, ToEncode, ToScore
 from serving.slots import Row, ToSearch
 
 # Hits of each side that are fused, at least: how deep they are fused changes the order of the first ones too.
@@ -46,6 +50,7 @@ class Search:
     mode: Mode
     rerank_depth: int = 0  # hits that the reranker puts in order, no fewer than top_k; 0: none
     only: tuple[str, ...] | None = None  # ids of passages that may be found
+    expanded: Expanded | None = None  # what is encoded beside the queries
 
 
 @dataclass(frozen=True)
@@ -130,10 +135,20 @@ async def _words(backend: Backend, ref: Ref, asked: Search, k: int, clock: _Cloc
 
 async def _dense(backend: Backend, ref: Ref, asked: Search, k: int, clock: _Clock) -> tuple[list[list[Hit]], int]:
     with clock.stage("encode"):
-        encoded = await backend.encode(ToEncode(ref, "query", asked.queries))
+        vectors, tokens = await _query_vectors(backend, ref, asked)
     with clock.stage("dense"):
-        found = await backend.search_vectors(ToSearch(ref, encoded.vectors, k, asked.only))
-    return found.hits(), int(encoded.tokens.sum())
+        found = await backend.search_vectors(ToSearch(ref, vectors, k, asked.only))
+    return found.hits(), tokens
+
+
+async def _query_vectors(backend: Backend, ref: Ref, asked: Search) -> tuple[Floats, int]:
+    """Unit vectors [queries, d], and the tokens that were read."""
+    encoded = await backend.encode(ToEncode(ref, QUERY, asked.queries))
+    if asked.expanded is None:
+        return encoded.vectors, int(encoded.tokens.sum())
+    added = await backend.encode(ToEncode(ref, asked.expanded.side, asked.expanded.texts))
+    both = encoded.vectors + added.vectors
+    return both / np.linalg.norm(both, axis=1, keepdims=True), int(encoded.tokens.sum() + added.tokens.sum())
 
 
 def fuse(about: About, words: Sequence[Hit], dense: Sequence[Hit], top_k: int) -> list[Hit]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -11,16 +12,15 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from pipeline.collection.about import About, collection_folder
+from pipeline.collection.about import About
 from pipeline.collection.passages import TextShard
 from pipeline.lexical.bm25 import WordShard, open_word_shard
 from pipeline.lexical.words import query_words
 from pipeline.recipe import Recipe
 from pipeline.sharded.folder import PASSAGES, VECTORS, WORDS, Generation, ShardFiles, ShardFolder
 from pipeline.sharded.found import Found, empty, merge
-from pipeline.workspace import Workspace
 from serving.filters import expression
-from serving.generations import Generations, Ref, Shared
+from serving.generations import Generations, Ref, Shared, read
 from serving.models import Floats
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Share:
         return shards[self.slot :: self.slots]
 
 
-class _Slot(Generic[Opened]):
+class _Slot(ABC, Generic[Opened]):
     """A change leaves most shards as they are: generations share them."""
 
     def __init__(self, recipe: Recipe, share: Share) -> None:
@@ -58,11 +58,10 @@ class _Slot(Generic[Opened]):
         self._shards.keep({key for keys in self._used.values() for key in keys})
 
     def _opened(self, ref: Ref) -> Opened:
-        folder = collection_folder(Workspace(self.recipe.workspace), ref.collection)
-        return self._open(ref, folder, folder.generation(ref.number))
+        return self._open(ref, *read(self.recipe, ref))
 
-    def _open(self, ref: Ref, folder: ShardFolder, generation: Generation) -> Opened:
-        raise NotImplementedError
+    @abstractmethod
+    def _open(self, ref: Ref, folder: ShardFolder, generation: Generation) -> Opened: ...
 
     def _shard(self, ref: Ref, files: ShardFiles, also: Any, make: Callable[[], Any]) -> Any:
         key = json.dumps([asdict(files), also], sort_keys=True)

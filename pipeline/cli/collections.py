@@ -34,14 +34,11 @@ def publish(
     """Make a collection of the finished run, or replace what it holds by a newer one."""
     with readable_errors():
         from pipeline.collection.about import collection_folder
-        from pipeline.collection.operate import system_of
-        from pipeline.collection.publish import publish as publish_run
-        from pipeline.collection.publish import released_encoder
+        from pipeline.collection.operate import publish_run
         from pipeline.recipe import load_recipe
 
         loaded, finished = load_recipe(recipe, overrides), finished_artifacts_of(recipe, overrides)
-        system = system_of(finished, encoder or released_encoder(finished))
-        generation = publish_run(loaded, finished, system, name)
+        generation = publish_run(loaded, finished, name, encoder)
         _show(collection_folder(finished["corpus"].workspace, name), generation, as_json)
 
 

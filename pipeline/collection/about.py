@@ -13,6 +13,8 @@ from pipeline.workspace import Workspace
 
 FOLDER = "collections"
 DEFAULT = "live"
+# In `Generation.extra`: the evaluation of the run that was published; absent where it has evaluated nothing
+RUN_REPORT = "report.json"
 
 
 Mode = Literal["dense", "bm25", "hybrid"]
@@ -37,6 +39,7 @@ class About:
     change: str  # what made this generation of the one before
     reranking: Reranking | None = None  # None where the generation holds no reranker
     dimensions: tuple[int, ...] = ()  # shorter vectors that the encoder was trained to have (Matryoshka)
+    additions: int = 0  # changes since publishing or compacting that each brought shards of their own
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> About:
@@ -50,6 +53,7 @@ class About:
             values["change"],
             None if reranking is None else Reranking(**reranking),
             tuple(values.get("dimensions", ())),
+            values.get("additions", 0),
         )
 
     def values(self) -> dict[str, Any]:
@@ -62,6 +66,7 @@ class About:
             "change": self.change,
             "reranking": None if self.reranking is None else asdict(self.reranking),
             "dimensions": list(self.dimensions),
+            "additions": self.additions,
         }
 
 

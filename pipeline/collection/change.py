@@ -55,7 +55,8 @@ def add(folder: ShardFolder, passages: pa.Table, encode: Encode, encoder: Encode
         WORDS: (*kept[WORDS], words),
         PASSAGES: (*kept[PASSAGES], write_shard(passages.cast(PASSAGE), folder, f"{name}-passages")),
     }
-    return _commit(folder, current, number, shards, about, f"{passages.num_rows:,} passages added or replaced")
+    grown = replace(about, additions=about.additions + 1)
+    return _commit(folder, current, number, shards, grown, f"{passages.num_rows:,} passages added or replaced")
 
 
 def delete(folder: ShardFolder, passage_ids: Sequence[str]) -> Generation | None:

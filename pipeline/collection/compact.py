@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from pipeline.collection.about import About
+from pipeline.collection.about import RUN_REPORT, About
 from pipeline.collection.leases import held
-from pipeline.collection.models import models_of
+from pipeline.collection.models import ENCODER, RERANKER
 from pipeline.collection.naming import next_number
 from pipeline.collection.passages import alive, rows_of, write_shards
 from pipeline.errors import RayrieverError
@@ -25,7 +25,7 @@ from pipeline.lexical.stage import STATISTICS, build_words
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
 from pipeline.records import vector_schema
-from pipeline.sharded.folder import PASSAGES, VECTORS, WORDS, Generation, ShardFolder, generation_file
+from pipeline.sharded.folder import PASSAGES, VECTORS, WORDS, File, Generation, ShardFolder, generation_file
 from pipeline.sharded.ids import dead_rows
 from pipeline.sharded.rows import Rows
 from pipeline.workspace import digest
@@ -71,14 +71,20 @@ def compact(folder: ShardFolder, recipe: Recipe, progress: Progress) -> Generati
     index = replace(about.index, spec=spec, effort=least(spec), recall=None)
     if not spec.is_exact:
         index = tuned(index, section, building, vectors[0])
-    made = replace(about, index=index, change="compacted")
+    made = replace(about, index=index, change="compacted", additions=0)
     shards = {VECTORS: tuple(vectors), WORDS: tuple(words), PASSAGES: tuple(passages)}
     generation = Generation(number, made.values(), shards, trained | {STATISTICS: statistics})
     folder.take_over(building, generation.files())
-    generation = replace(generation, extra={**generation.extra, **models_of(current)})
+    generation = replace(generation, extra={**generation.extra, **_beside_shards(current)})
     folder.commit(generation)
     folder.workspace.delete_folder(*folder.relative, _BUILDING)
     return generation
+
+
+def _beside_shards(generation: Generation) -> dict[str, File]:
+    """What does not depend on the passages: models and report."""
+    kept = (f"{ENCODER}/", f"{RERANKER}/", RUN_REPORT)
+    return {name: file for name, file in generation.extra.items() if name.startswith(kept)}
 
 
 def _write_vectors(folder: ShardFolder, current: Generation, about: About, building: ShardFolder) -> Rows:

@@ -35,11 +35,6 @@ def store_model(folder: ShardFolder, role: Role, model: Path, prefix: str) -> di
     return stored
 
 
-def models_of(generation: Generation) -> dict[str, File]:
-    """The files of its models, as `Generation.extra` has them."""
-    return {name: file for name, file in generation.extra.items() if name.startswith((f"{ENCODER}/", f"{RERANKER}/"))}
-
-
 def model_key(generation: Generation, role: Role) -> str | None:
     """Stands for the files of a generation's model; equal keys mean equal models. None where there is no such model."""
     files = _files(generation, role)

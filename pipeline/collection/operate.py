@@ -1,4 +1,4 @@
-"""Change a recipe's collection from files and ids, with the encoder that it holds."""
+"""Publish a recipe's run, and change its collection from files and ids with the encoder that it holds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 from pipeline.collection import change
 from pipeline.collection.about import collection_folder
 from pipeline.collection.models import ENCODER, fetch_model
+from pipeline.collection.publish import publish, released_encoder
 from pipeline.corpus.passages import passage_table
 from pipeline.corpus.readers import read
 from pipeline.corpus.rows import BadRow, Row
@@ -40,6 +41,11 @@ def system_of(finished: Mapping[str, Artifact], encoder: str | None) -> DenseSys
     if name not in systems:
         raise RayrieverError(f"there is no index of the encoder {name!r}, only of {', '.join(systems)}.")
     return systems[name]
+
+
+def publish_run(recipe: Recipe, finished: Mapping[str, Artifact], name: str, encoder: str | None = None) -> Generation:
+    """Publish with the encoder of that name, or the run's choice. Raises RayrieverError as `publish` does."""
+    return publish(recipe, finished, system_of(finished, encoder or released_encoder(finished)), name)
 
 
 def add_file(recipe: Recipe, path: str, name: str) -> Generation:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from pipeline.collection.about import DEFAULT, About, Mode, Reranking, collection_folder
+from pipeline.collection.about import DEFAULT, RUN_REPORT, About, Mode, Reranking, collection_folder
 from pipeline.collection.models import ENCODER, RERANKER, store_model
 from pipeline.collection.naming import new_prefix, next_number
 from pipeline.collection.passages import write_shards
@@ -50,6 +51,7 @@ def publish(recipe: Recipe, finished: Mapping[str, Artifact], system: DenseSyste
         extra |= {role: copies[file.path] for role, file in generation.extra.items()}
     about_index = IndexAbout.of(of_index.about)
     extra |= _encoder(recipe, finished, system, about_index, folder, prefix)
+    extra |= _report(finished, folder, prefix)
     reranker, reranking = _reranker(recipe, finished, system, folder, prefix)
     extra |= reranker
     fusion = _fusion(finished, system)
@@ -98,6 +100,16 @@ def _reranker(
         return store_model(folder, RERANKER, scratch, prefix), Reranking("hybrid", recipe.serve.rerank_depth)
 
 
+def _report(finished: Mapping[str, Artifact], folder: ShardFolder, prefix: str) -> dict[str, File]:
+    evaluated = _evaluated(finished)
+    if evaluated is None:
+        return {}
+    with folder.scratch() as scratch:
+        copy = scratch / "report"
+        shutil.copyfile(evaluated.file(REPORT, RUN_REPORT), copy)
+        return {RUN_REPORT: folder.add(copy, f"{prefix}{RUN_REPORT}")}
+
+
 def _mode(first_stage: str, system: DenseSystem) -> Mode:
     return "bm25" if first_stage == BM25 else "dense" if first_stage == system.name else "hybrid"
 
@@ -108,8 +120,12 @@ def released_encoder(finished: Mapping[str, Artifact]) -> str | None:
     return None if released is None else str(released["chosen"])
 
 
+def _evaluated(finished: Mapping[str, Artifact]) -> Artifact | None:
+    return finished.get("evaluate_reranker", finished.get("evaluate"))
+
+
 def _released(finished: Mapping[str, Artifact]) -> dict[str, Any] | None:
-    evaluated = finished.get("evaluate_reranker", finished.get("evaluate"))
+    evaluated = _evaluated(finished)
     if evaluated is None:
         return None
     found: dict[str, Any] = json.loads(evaluated.file(REPORT, RELEASE).read_text(encoding="utf-8"))

@@ -54,6 +54,14 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _expansion_has_a_server_to_ask(self) -> Recipe:
+        if self.serve.expansion is not None and self.llm.engine != "openai":
+            raise ValueError(
+                f"serve.expansion asks a server while people wait: llm.engine openai, not {self.llm.engine}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _nothing_reads_labels_behind_them(self) -> Recipe:
         deciding = self.preferences is not None and self.preferences.labels_decide
         readers = {"negatives": self.negatives is not None, "preferences.labels_decide": deciding}

@@ -30,6 +30,11 @@ class ServeSection(Section):
     reranker: str | None = execution(
         None, "Model that `collection publish` puts behind the search; default: the run's, where its gate ships it."
     )
+    expansion: Literal["passage", "questions"] | None = execution(
+        None,
+        "What the LLM of section llm (engine openai) adds to a query whose request says expand: a passage that might "
+        "answer it, or the questions it consists of; default: nothing.",
+    )
     rerank_depth: int = execution(20, "Hits that such a model puts in order.", ge=1, le=1000)
     keys_variable: str = execution(
         "RAYRIEVER_API_KEYS", "Environment variable with the API keys, one or more, separated by commas."
@@ -55,8 +60,11 @@ class ServeSection(Section):
     )
     encoder_gpus: float = execution(0, "GPUs of an encoder replica.", ge=0)
     reranker_gpus: float = execution(0, "GPUs of a reranker replica.", ge=0)
+    traced: float = execution(
+        0.01, "Share of requests whose spans are sent, where OTEL_EXPORTER_OTLP_ENDPOINT says where to.", ge=0, le=1
+    )
     compact_after: int = execution(
-        32, "Vector shards beyond those of the last compaction that make the server compact the collection.", ge=1
+        32, "Additions, each a shard of its own, above which the server compacts the collection.", ge=1
     )
 
     @model_validator(mode="after")

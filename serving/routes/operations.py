@@ -28,7 +28,7 @@ def routes(app: FastAPI, gateway: Gateway) -> None:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(gateway.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(await gateway.figures(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/info")
     async def info() -> dict[str, Any]:

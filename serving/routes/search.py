@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
@@ -10,6 +11,7 @@ from pipeline.collection.about import Mode
 from pipeline.recipe import Recipe
 from serving import filters
 from serving.errors import bad_request
+from serving.expansion import Expanded
 from serving.openapi import takes
 from serving.release import Released
 from serving.schemas import native, openai
@@ -33,6 +35,12 @@ def routes(app: FastAPI, gateway: Gateway) -> None:
         gateway.metrics.tokens("queries", found.tokens)
         return found
 
+    async def expand(queries: Sequence[str], mode: Mode) -> Expanded:
+        gateway.check_texts(queries, "query")
+        if mode == "bm25":
+            raise bad_request("expand: adds to what is encoded; mode bm25 encodes nothing.", "expand")
+        return await gateway.expander.expand(queries)
+
     async def filtered(released: Released, given: dict[str, Any] | None) -> tuple[str, ...] | None:
         if given is None:
             return None
@@ -48,8 +56,9 @@ def routes(app: FastAPI, gateway: Gateway) -> None:
         queries, released = asked.texts(), gateway.collection(asked.collection)
         mode, depth = plan(gateway.recipe, released, asked.mode, asked.rerank, asked.rerank_top_k)
         only = await filtered(released, asked.filters)
-        found = await answer(released, Search(queries, asked.top_k, mode, depth, only))
-        return native.answered(asked, queries, found, released.ref, _models(released, depth))
+        expanded = await expand(queries, mode) if asked.expand else None
+        found = await answer(released, Search(queries, asked.top_k, mode, depth, only, expanded))
+        return native.answered(asked, queries, expanded, found, released.ref, _models(released, depth))
 
     @app.post("/v1/vector_stores/{store}/search", **takes(openai.VectorStoreSearchRequest))
     async def vector_store_search(store: str, request: Request) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pydantic import Field, StrictStr
 
 from pipeline.collection.about import Mode
 from serving.errors import bad_request
+from serving.expansion import Expanded
 from serving.generations import Ref
 from serving.schemas.body import Body
 from serving.search import Answer, FoundPassage
@@ -23,6 +24,7 @@ class SearchRequest(Body):
     rerank: bool | None = None
     rerank_top_k: int | None = Field(None, ge=1, le=1000)
     filters: dict[str, Any] | None = None
+    expand: bool = False
     include: tuple[Literal["text", "scores"], ...] = ("text", "scores")
 
     def texts(self) -> list[str]:
@@ -36,13 +38,21 @@ class SearchRequest(Body):
 
 
 def answered(
-    request: SearchRequest, queries: Sequence[str], answer: Answer, ref: Ref, models: dict[str, str | None]
+    request: SearchRequest,
+    queries: Sequence[str],
+    expanded: Expanded | None,
+    answer: Answer,
+    ref: Ref,
+    models: dict[str, str | None],
 ) -> dict[str, Any]:
     """The answer of POST /v1/search."""
-    results = [
+    results: list[dict[str, Any]] = [
         {"query": query, "hits": [_hit(hit, request.include) for hit in hits]}
         for query, hits in zip(queries, answer.hits, strict=True)
     ]
+    if expanded is not None:
+        for result, text in zip(results, expanded.texts, strict=True):
+            result["expansion"] = text
     return {
         "object": "search.results",
         "collection": ref.collection,

@@ -2,17 +2,32 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2 as httpx
 import pytest
 
+from pipeline.collection.about import RUN_REPORT, collection_folder
 from pipeline.recipe import Recipe, ScorerSection
 from pipeline.scorer.load import load_scorer_model
+from pipeline.workspace import Workspace
 from tests.collection.small import publish_small, recipe_of
+from tests.evaluation.test_report import REPORT
 from tests.serving.local import Server, serving
 
 KEY = "a-key-of-the-test-0001"
+
+
+def with_report(recipe: Recipe) -> Recipe:
+    """The same collection as if its run had been evaluated."""
+    folder = collection_folder(Workspace(recipe.workspace))
+    current = folder.current()
+    with folder.scratch() as scratch:
+        (scratch / "report").write_text(REPORT.to_json())
+        report = folder.add(scratch / "report", f"reported-{RUN_REPORT}")
+    folder.commit(replace(current, number=current.number + 1, extra={**current.extra, RUN_REPORT: report}))
+    return recipe
 
 
 @pytest.fixture(scope="session")

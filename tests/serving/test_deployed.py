@@ -1,5 +1,6 @@
 """`rayriever serve` itself: the real command, Ray Serve, and replicas that die."""
 
+import gzip
 import json
 import os
 import shutil
@@ -10,12 +11,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import httpx2 as httpx
 import psutil
 import pytest
 import yaml
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from pipeline.recipe import Recipe
 from tests.serving.conftest import KEY
@@ -27,8 +31,36 @@ BEARER = {"Authorization": f"Bearer {KEY}"}
 Deployed = tuple[str, "subprocess.Popen[str]"]
 
 
+class Collector(BaseHTTPRequestHandler):
+    """Takes OpenTelemetry's spans as collectors do."""
+
+    spans: ClassVar[list[tuple[str, str]]] = []  # trace id, name
+
+    def do_POST(self) -> None:
+        sent = ExportTraceServiceRequest.FromString(unpacked(self.rfile.read(int(self.headers["Content-Length"]))))
+        scopes = [scope for each in sent.resource_spans for scope in each.scope_spans]
+        self.spans.extend((span.trace_id.hex(), span.name) for scope in scopes for span in scope.spans)
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+def unpacked(body: bytes) -> bytes:
+    return gzip.decompress(body) if body.startswith(b"\x1f\x8b") else body
+
+
 @pytest.fixture(scope="module")
-def deployed(published: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+def collector() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def deployed(published: Recipe, tmp_path_factory: pytest.TempPathFactory, collector: str) -> Iterator[Deployed]:
     """Address and process of a server that was started as users start it."""
     folder = tmp_path_factory.mktemp("deployed")
     shutil.copytree(published.workspace, folder / "workspace")
@@ -38,11 +70,16 @@ def deployed(published: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Ite
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "pipeline.cli", "serve", str(folder / "recipe.yaml"), "--port", str(port)]
-    environment = os.environ | {"RAYRIEVER_API_KEYS": KEY}
+    environment = os.environ | {"RAYRIEVER_API_KEYS": KEY, "OTEL_EXPORTER_OTLP_ENDPOINT": collector}
+    environment |= {"OTEL_BSP_SCHEDULE_DELAY": "200"}
     path = folder / "serve.log"
     with path.open("w") as log:
         process = subprocess.Popen(
-            [*command, "--set", "ray.num_cpus=4"], env=environment, stdout=log, stderr=log, text=True
+            [*command, "--set", "ray.num_cpus=4", "--set", "serve.traced=0"],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            text=True,
         )
     url = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + 300
@@ -84,6 +121,21 @@ def test_the_command_answers_as_the_parts_in_one_process_do(deployed, server):
     time.sleep(1)
     logs = Path("/tmp/ray").glob("session_*/logs/serve/replica_rayriever_gateway_*.log")
     assert any(f"seen-{os.getpid()}" in each.read_text(errors="replace") for each in logs)
+
+
+@pytest.mark.slow
+def test_a_request_that_its_client_traces_is_traced_through_the_parts(deployed):
+    url, _ = deployed
+    trace = f"{os.getpid():032x}"
+    headers = BEARER | {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+    assert httpx.post(f"{url}/v1/search", json={"query": "oven"}, headers=headers).status_code == 200
+    deadline = time.monotonic() + 20
+    while not {"encode", "lookup"} <= (
+        seen := {word for of, name in Collector.spans if of == trace for word in name.split()}
+    ):
+        assert time.monotonic() < deadline, (seen, Collector.spans)
+        time.sleep(0.2)
+    assert {of for of, _ in Collector.spans} == {trace}, "the others were not to be traced"
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Changes while the server runs: what is seen when, what survives, what is refused."""
 
+import json
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -14,6 +16,8 @@ from pipeline.sharded.folder import VECTORS
 from pipeline.workspace import Workspace
 from serving.generations import Ref
 from tests.collection.small import TEXTS
+from tests.evaluation.test_report import REPORT
+from tests.serving.conftest import with_report
 from tests.serving.local import Server, serving
 
 
@@ -120,16 +124,31 @@ def test_more_documents_than_can_wait_are_refused(own, monkeypatch):
 
 
 def test_many_small_changes_are_compacted_and_nothing_is_lost(own):
-    recipe = own(compact_after=4)
+    recipe = own(compact_after=2)
+    folder = collection_folder(Workspace(recipe.workspace))
+    shards = []
     with serving(recipe) as server, opened(server) as client:
         for n in range(4):
             done(client, client.post("/v1/documents", json={"documents": [{"id": f"n{n}", "text": f"harbour {n}"}]}))
-        folder = collection_folder(Workspace(recipe.workspace))
-        assert len(folder.current().shards[VECTORS]) <= 4
+            shards.append(len(folder.current().shards[VECTORS]))
+        assert shards == [3, 4, 2, 3], "the two shards that were published do not count, those that were added do"
         assert set(found(client, "harbour")) == {f"n{n}" for n in range(4)}
         assert len(found(client, "oven", "dense")) == len(TEXTS) + 4
         sent = {"query": "q", "documents": ["d"]}
         assert client.post("/v1/rerank", json=sent).status_code == 200, "the models are still there"
+
+
+def test_the_report_of_the_run_outlives_changes_and_compaction(own):
+    recipe = with_report(own(compact_after=1))
+    with serving(recipe) as server, opened(server) as client:
+        for n in range(3):
+            done(client, client.post("/v1/documents", json={"documents": [{"id": f"n{n}", "text": "harbour"}]}))
+        assert client.get("/v1/collections/live/report").json() == json.loads(REPORT.to_json())
+        assert client.get("/v1/collections/other/report").status_code == 404
+    shutil.rmtree(recipe.workspace)
+    with serving(own()) as server, opened(server) as client:
+        refused = client.get("/v1/collections/live/report")
+        assert refused.status_code == 404 and "without evaluation" in refused.json()["error"]["message"]
 
 
 def test_no_request_fails_and_no_answer_mixes_generations_while_they_change(own):

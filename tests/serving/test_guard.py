@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx2 as httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.errors import RayrieverError
 from tests.serving.conftest import KEY
@@ -236,10 +237,20 @@ def test_metrics_count_what_was_answered(own):
             httpx.post(f"{server.url}/v1/search", json={"query": "oven"})
         httpx.get(f"{server.url}/such/a/<b>route")
         text = httpx.get(f"{server.url}/metrics").text
-    assert 'rayriever_requests_total{route="/v1/search",status="200"} 3.0' in text
-    assert 'rayriever_requests_total{route="other",status="404"} 1.0' in text
-    assert 'rayriever_generation{collection="live"} 1.0' in text
-    assert re.search(r'rayriever_stage_seconds_count\{stage="dense"\} 3\.0', text)
+    assert figure(text, "rayriever_requests_total", route="/v1/search", status="200") == 3
+    assert figure(text, "rayriever_requests_total", route="other", status="404") == 1
+    assert figure(text, "rayriever_generation", collection="live") == 1
+    assert figure(text, "rayriever_stage_seconds_count", stage="dense") == 3
+    for part in ("gateway", "encoder", "reranker", "vectors-0", "texts-0"):
+        assert figure(text, "rayriever_replicas", part=part) == 1
+    assert figure(text, "rayriever_batch_requests_sum", part="encoder") >= 3
+    assert figure(text, "rayriever_part_requests", part="encoder") == 0
+
+
+def figure(text: str, name: str, **labels: str) -> float:
+    """Sum of the samples with these labels, and perhaps others."""
+    samples = [each for family in text_string_to_metric_families(text) for each in family.samples]
+    return sum(each.value for each in samples if each.name == name and labels.items() <= each.labels.items())
 
 
 def test_threads_of_a_server_end_with_it(own):

@@ -12,11 +12,12 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from tests.serving.conftest import KEY
+from tests.serving.conftest import KEY, with_report
 from tests.serving.local import Server, serving
 
 pytestmark = pytest.mark.browser
 SHOTS = Path(os.environ.get("RAYRIEVER_SCREENSHOTS", "screenshots"))
+NAMESPACE = "http://www.w3.org/2000/svg"  # a name: nothing is loaded from there
 HOSTILE = '<img src=x onerror="document.title=\'owned\'"><script>document.title="owned"</script> harbour & <b>bold</b>'
 
 
@@ -152,6 +153,24 @@ def test_a_passage_s_markup_is_shown_and_never_run(chrome: webdriver.Chrome, own
         assert page.complaints() == []
 
 
+def test_the_report_of_the_run_is_there_with_its_plots(chrome: webdriver.Chrome, own):
+    with serving(with_report(own())) as server:
+        page = Page(chrome, server)
+        page.ready()
+        page.report.find_element(By.TAG_NAME, "summary").click()
+        page.until(lambda: page.report.find_elements(By.TAG_NAME, "table"))
+        text = page.report.text
+        assert "Tuned is above base." in text and "BM25 + tuned (RRF)" in text and "0.612" in text
+        dev, test, training = page.report.find_elements(By.TAG_NAME, "svg")
+        assert len(dev.find_elements(By.TAG_NAME, "rect")) == 2 and len(test.find_elements(By.TAG_NAME, "rect")) == 1
+        base, tuned = (float(each.get_attribute("width")) for each in dev.find_elements(By.TAG_NAME, "rect"))
+        assert tuned / base == pytest.approx(0.6999 / 0.6123)
+        assert len(training.find_elements(By.TAG_NAME, "circle")) == 2
+        assert serious_faults(page) == []
+        page.shoot("report")
+        assert page.complaints() == []
+
+
 def row(text: str) -> dict[str, object]:
     return {"passage_id": "<i>id</i>", "title": "<h1>t</h1>", "text": text, "source": "", "start": None, "end": None}
 
@@ -188,18 +207,25 @@ def test_axe_finds_no_serious_fault(page: Page, unlocked: Server, path: str):
         page.driver.get(unlocked.url + path)
         page.until(lambda: page.routes.find_elements(By.TAG_NAME, "h2"))
         page.shoot("docs")
+    assert serious_faults(page) == []
+
+
+def serious_faults(page: Page) -> list[str]:
+    """Of what is shown, as axe sees it."""
     axe = files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
     page.driver.execute_script(axe)
     found = page.driver.execute_async_script("axe.run().then(arguments[arguments.length - 1])")
-    serious = [
+    assert len(found["passes"]) > 10
+    return [
         f"{each['id']}: {each['nodes'][0]['html']}"
         for each in found["violations"]
         if each["impact"] in ("serious", "critical")
     ]
-    assert serious == [] and len(found["passes"]) > 10
 
 
 def test_nothing_is_loaded_from_elsewhere():
     for each in files("serving.web").iterdir():
         if each.name.endswith((".html", ".js", ".css")):
-            assert not re.search(r"(https?:)?//[a-z]", each.read_text(encoding="utf-8").replace("// ", ""))
+            assert not re.search(
+                r"(https?:)?//[a-z]", each.read_text(encoding="utf-8").replace("// ", "").replace(NAMESPACE, "")
+            )

@@ -1,0 +1,203 @@
+"""What a server does that is asked too much, or loses its replicas while its collection changes.
+
+overload: 10 times the rate that it sustains, for a minute. soak: 70 % of that rate while a generation is switched every
+two minutes and a replica killed every minute; every answer is compared with the one that a quiet server gave.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import psutil
+from figures import show
+from load import closed_loop, open_loop, percentiles
+from served import Sampler, free_port, memory_mb, publishable, rayriever, running
+
+_CLIENTS = 16
+_MEASURE_S = 10.0
+_QUERIES = 50
+# A server has recovered when so many searches one after the other were answered
+_IN_A_ROW = 10
+PARTS = ("encoder", "vectors-0", "texts-0", "librarian", "gateway")
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    recipe, port = publishable(arguments.workspace, arguments.passages, arguments.set), free_port()
+    command = [*rayriever("serve", recipe, arguments.set), "--port", str(port)]
+    with running(command, port, "/readyz", HF_HUB_OFFLINE="1") as process:
+        url = f"http://127.0.0.1:{port}"
+        sampler = Sampler(5)
+        queries = [sampler.text(4, 12) for _ in range(_QUERIES)]
+        chance = random.Random(6)
+
+        def body() -> dict[str, Any]:
+            return {"query": chance.choice(queries), "top_k": 10}
+
+        closed_loop(f"{url}/v1/search", body, _CLIENTS, _MEASURE_S)  # the warm-up
+        quiet = closed_loop(f"{url}/v1/search", body, _CLIENTS, _MEASURE_S)
+        figures: dict[str, object] = {"passages": arguments.passages, "sustained_per_s": round(quiet.rate, 1)}
+        figures |= {f"sustained_{what}": value for what, value in percentiles(quiet.answered).items()}
+        drill = overload if arguments.drill == "overload" else soak
+        figures |= drill(arguments, process, url, body, queries, quiet.rate)
+    show(arguments.json, figures)
+
+
+def overload(
+    arguments: argparse.Namespace,
+    process: psutil.Process,
+    url: str,
+    body: Callable[[], Any],
+    queries: list[str],
+    sustained: float,
+) -> dict[str, object]:
+    before = memory_mb(process)
+    with _Memory(process) as memory:
+        outcome = open_loop(f"{url}/v1/search", body, 10 * sustained, arguments.seconds)
+        ended = time.perf_counter()
+        answered = 0
+        while answered < _IN_A_ROW:
+            ok = httpx.post(f"{url}/v1/search", json=body(), timeout=60).status_code == 200
+            answered = answered + 1 if ok else 0
+        recovered = time.perf_counter() - ended
+    return {
+        "seconds": arguments.seconds,
+        "offered_per_s": round(10 * sustained, 1),
+        "accepted": len(outcome.answered),
+        "accepted_per_s": round(outcome.rate, 1),
+        **{f"accepted_{what}": value for what, value in percentiles(outcome.answered).items()},
+        "refused": len(outcome.refused),
+        **{f"refused_{what}": value for what, value in percentiles(outcome.refused).items()},
+        "failed": outcome.failed(),
+        "statuses": {str(status): count for status, count in sorted(outcome.statuses.items())},
+        "memory_before_mb": before,
+        "memory_most_mb": memory.most,
+        "recovered_s": round(recovered, 2),
+    }
+
+
+def soak(
+    arguments: argparse.Namespace,
+    process: psutil.Process,
+    url: str,
+    body: Callable[[], Any],
+    queries: list[str],
+    sustained: float,
+) -> dict[str, object]:
+    wanted = {
+        query: _hits(httpx.post(f"{url}/v1/search", json={"query": query}, timeout=60).json()) for query in queries
+    }
+    before, stop = memory_mb(process), threading.Event()
+    killed: list[str] = []
+    changes: list[str] = []
+
+    def every(seconds: float, act: Callable[[int], None]) -> None:
+        number = 0
+        while not stop.wait(seconds):
+            act(number)
+            number += 1
+
+    def kill(number: int) -> None:
+        part = PARTS[number % len(PARTS)]
+        _replica(process, part).kill()
+        killed.append(part)
+
+    def change(number: int) -> None:
+        # words that no query has
+        sent = {"documents": [{"id": f"new-{number}", "text": f"zzyzx{number} qwxv{number}"}]}
+        for _ in range(20):
+            try:
+                changes.append(httpx.post(f"{url}/v1/documents", json=sent, timeout=60).json()["id"])
+                return
+            except (httpx.HTTPError, KeyError):  # the librarian is being replaced
+                time.sleep(1)
+
+    with ThreadPoolExecutor(2) as pool, _Memory(process) as memory:
+        pool.submit(every, arguments.kill_every, kill)
+        pool.submit(every, arguments.switch_every, change)
+        outcome = open_loop(
+            f"{url}/v1/search",
+            body,
+            0.7 * sustained,
+            arguments.seconds,
+            lambda sent, answer: _hits(answer) == wanted[sent["query"]],
+        )
+        stop.set()
+    generation = httpx.get(f"{url}/info").json()["collections"]["live"]["generation"]
+    return {
+        "seconds": arguments.seconds,
+        "offered_per_s": round(0.7 * sustained, 1),
+        "answered": len(outcome.answered),
+        "wrong": outcome.wrong,
+        **{f"answered_{what}": value for what, value in percentiles(outcome.answered).items()},
+        "refused": len(outcome.refused),
+        "failed": outcome.failed(),
+        "statuses": {str(status): count for status, count in sorted(outcome.statuses.items())},
+        "killed": {part: killed.count(part) for part in PARTS},
+        "changes": len(changes),
+        "generation": generation,
+        "memory_before_mb": before,
+        "memory_most_mb": memory.most,
+    }
+
+
+def _hits(answer: Any) -> list[str]:
+    return [hit["id"] for hit in answer["results"][0]["hits"]]
+
+
+def _replica(server: psutil.Process, part: str) -> psutil.Process:
+    """The process of a deployment's replica; Ray names it, and what it does just now behind a point."""
+    wanted = f"ray::ServeReplica:rayriever:{part}"
+    while True:
+        for each in server.children(recursive=True):
+            try:
+                if "".join(each.cmdline()).split(".")[0] == wanted:
+                    return each
+            except psutil.NoSuchProcess:
+                continue
+        time.sleep(0.5)
+
+
+class _Memory:
+    """The most that a server used, looked at every second."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        self._process, self._stop, self.most = process, threading.Event(), 0
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> _Memory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(1.0):
+            self.most = max(self.most, memory_mb(self._process))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("drill", choices=("overload", "soak"))
+    parser.add_argument("--workspace", type=Path, default=Path("workspace/bench_search"))
+    parser.add_argument("--passages", type=int, default=100_000)
+    parser.add_argument("--set", action="append", default=[], help="Recipe values, as of `rayriever`.")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--kill-every", type=float, default=60.0)
+    parser.add_argument("--switch-every", type=float, default=120.0)
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

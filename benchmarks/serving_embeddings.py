@@ -21,7 +21,7 @@ from figures import show
 from load import Outcome, closed_loop, open_loop
 from served import Sampler, free_port, memory_mb, publishable, rayriever, running
 
-from pipeline.encoder.model import load_model
+from pipeline.models import locate
 from pipeline.recipe import EncoderSection
 
 OURS = "rayriever"
@@ -44,16 +44,15 @@ def main() -> None:
 
 def start(stack: ExitStack, arguments: argparse.Namespace) -> dict[str, tuple[str, psutil.Process]]:
     """URL and process of every server."""
-    folder = arguments.workspace / "model"
-    load_model(EncoderSection()).save(str(folder))
+    folder = locate(EncoderSection().model).path_or_name  # as it was published: older libraries must read it
     recipe, plain = publishable(arguments.workspace, 1000), str(Path(__file__).with_name("plain_server.py"))
     ports = {name: free_port() for name in (OURS, "infinity", "plain")}
     commands = {
         OURS: ([*rayriever("serve", recipe, arguments.set), "--port", str(ports[OURS])], "/readyz"),
-        "plain": ([sys.executable, plain, str(folder), str(ports["plain"])], "/docs"),
+        "plain": ([sys.executable, plain, folder, str(ports["plain"])], "/docs"),
     }
     if arguments.infinity:
-        options = ["--model-id", str(folder), "--device", "cpu", "--engine", "torch", "--url-prefix", "/v1"]
+        options = ["--model-id", folder, "--device", "cpu", "--engine", "torch", "--url-prefix", "/v1"]
         commands["infinity"] = ([arguments.infinity, "v2", *options, "--port", str(ports["infinity"])], "/health")
     quiet = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_LOG_LEVEL": "error"}
     return {
@@ -66,28 +65,30 @@ def start(stack: ExitStack, arguments: argparse.Namespace) -> dict[str, tuple[st
 
 
 def measure(arguments: argparse.Namespace, kind: str, urls: dict[str, str]) -> dict[str, object]:
-    body = sampled(kind)
+    bodies = {name: sampled(kind, OURS if name == OURS else "model") for name in urls}
     outcomes: dict[str, list[Outcome]] = {name: [] for name in urls}
-    for url in urls.values():
-        closed_loop(url, body, arguments.clients, arguments.seconds / 2)  # the warm-up
+    for name, url in urls.items():
+        warm = closed_loop(url, bodies[name], arguments.clients, arguments.seconds / 2)
+        if set(warm.statuses) != {200}:
+            raise SystemExit(f"{name}: answers with {dict(warm.statuses)}")
     for repetition in range(arguments.repetitions):
         for name in list(urls) if repetition % 2 else list(urls)[::-1]:
-            outcomes[name].append(closed_loop(urls[name], body, arguments.clients, arguments.seconds))
+            outcomes[name].append(closed_loop(urls[name], bodies[name], arguments.clients, arguments.seconds))
     figures = compared(kind, outcomes)
     # At a rate that every server can bear, latencies say more than at its limit.
     rate = 0.5 * min(statistics.median(each.rate for each in of) for of in outcomes.values())
     figures[f"{kind}_open_per_s"] = round(rate, 1)
     for name, url in urls.items():
-        found = open_loop(url, body, rate, arguments.seconds).figures()
+        found = open_loop(url, bodies[name], rate, arguments.seconds).figures()
         figures |= {f"{kind}_open_{name}_{what}": value for what, value in found.items() if what != "per_s"}
     return figures
 
 
-def sampled(kind: str) -> Callable[[], Any]:
+def sampled(kind: str, model: str) -> Callable[[], Any]:
     (least, most), count = KINDS[kind]
     sampler, chance = Sampler(1), random.Random(2)
     texts = [sampler.text(least, most) for _ in range(_TEXTS)]
-    return lambda: {"input": chance.sample(texts, count), "model": "model"}
+    return lambda: {"input": chance.sample(texts, count), "model": model}
 
 
 def compared(kind: str, outcomes: dict[str, list[Outcome]]) -> dict[str, object]:

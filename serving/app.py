@@ -21,22 +21,22 @@ from pipeline.errors import RayrieverError
 from pipeline.recipe import Recipe
 from serving.auth import Keys, check_exposure, keys_from_environment
 from serving.backend import FanOut
-from serving.documents import Change, Documents
+from serving.documents import Change
 from serving.errors import ApiError, overloaded
 from serving.gateway import Gateway, create_app
+from serving.librarian import Librarian
 from serving.limits import App
 from serving.metrics import Figures, Metrics
-from serving.models import ToEncode
 from serving.parts import EncoderPart, Parts, RerankerPart, TextPart, VectorPart
-from serving.release import Released, Releases
+from serving.release import Released
 from serving.slots import Share
+from serving.whole import in_one_process
 
 GATEWAY, LIBRARIAN = "gateway", "librarian"
 _LOGGER = logging.getLogger("rayriever.serve")
 # A call that a dying replica drops is made again: all of them only read.
 _ATTEMPTS = 6
 _PAUSE_S = 0.05
-_POLL_S = 1.0
 _GONE = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
 
 
@@ -75,54 +75,19 @@ class Handles:
         return found
 
 
-class LibrarianReplica:
-    """The only one that changes collections and decides which generation is searched."""
+class LibrarianReplica(Librarian):
+    """The librarian as a deployment."""
 
     def __init__(self, recipe: Recipe, parts: Parts) -> None:
         _log_as_serve_does()
-        self._backend = FanOut(parts, Handles())
-        self._releases = Releases(recipe, self._backend, self._announce)
-        self._documents = Documents(recipe, self._encode, self._releases.take)
-        self._tasks: list[asyncio.Task[None]] = []
-        self._started: asyncio.Task[None] | None = None
+        super().__init__(recipe, FanOut(parts, Handles()), _announce)
 
-    async def released(self) -> Mapping[str, Released]:
-        """What is searched now. Raises RayrieverError where nothing can be."""
-        if self._started is None or (self._started.done() and self._started.exception() is not None):
-            self._started = asyncio.create_task(self._start())
-        await asyncio.shield(self._started)
-        return self._releases.current
 
-    async def ask(self, collection: str, passages: Sequence[Mapping[str, Any]], deleted: Sequence[str]) -> Change:
-        return await self._documents.ask(collection, passages, deleted)
-
-    async def known(self, change_id: str) -> Change | None:
-        return self._documents.known(change_id)
-
-    async def _start(self) -> None:
-        await self._releases.start()
-        await self._documents.start()
-        self._loop = asyncio.get_running_loop()
-        self._tasks = [asyncio.create_task(self._documents.work()), asyncio.create_task(self._watch())]
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(_POLL_S)
-            try:
-                await self._releases.refresh()
-            except Exception:  # a store that is away, a replica that starts: the next round may find them
-                _LOGGER.exception("looking for new generations failed")
-
-    def _encode(self, collection: str, texts: Sequence[str]) -> Any:
-        ref = self._releases.current[collection].ref
-        encoding = self._backend.encode(ToEncode(ref, "document", list(texts)))
-        return asyncio.run_coroutine_threadsafe(encoding, self._loop).result().vectors
-
-    async def _announce(self, released: Mapping[str, Released]) -> None:
-        try:
-            await Handles().everywhere(_gateways(), "release", dict(released))
-        except DeploymentUnavailableError:
-            return  # those that are being started ask themselves
+async def _announce(released: Mapping[str, Released]) -> None:
+    try:
+        await Handles().everywhere(_gateways(), "release", dict(released))
+    except DeploymentUnavailableError:
+        return  # those that are being started ask themselves
 
 
 async def _all_gateways() -> Sequence[Figures]:
@@ -135,7 +100,7 @@ def _gateways() -> DeploymentHandle:
     return serve.get_deployment_handle(GATEWAY, serve.get_replica_context().app_name)
 
 
-class _Librarian:
+class _LibrarianHandle:
     """The librarian as the routes call it."""
 
     def __init__(self, handle: DeploymentHandle) -> None:
@@ -156,16 +121,13 @@ class GatewayReplica:
 
     def __init__(self, recipe: Recipe, parts: Parts, librarian: DeploymentHandle, insecure: bool) -> None:
         _log_as_serve_does()
-        section = recipe.serve
-        keys = keys_from_environment(section.keys_variable)
-        check_exposure(section.host, keys, section.keys_variable, insecure)
         metrics = Metrics()
         self._librarian = librarian
         self._gateway = Gateway(
             recipe,
             FanOut(parts, Handles(metrics)),
-            _Librarian(librarian),
-            Keys(keys),
+            _LibrarianHandle(librarian),
+            Keys(_keys(recipe, insecure)),
             metrics=metrics,
             gateways=_all_gateways,
         )
@@ -189,6 +151,30 @@ class GatewayReplica:
                 raise
 
 
+@serve.ingress()
+class WholeReplica:
+    """Everything in one process: nothing is sent between processes but what the client sent."""
+
+    async def __init__(self, recipe: Recipe, insecure: bool) -> None:  # type: ignore[misc]  # Ray Serve awaits it
+        _log_as_serve_does()
+        self._gateway, self._librarian = in_one_process(recipe, _keys(recipe, insecure))
+        await self.check_health()
+
+    def __serve_build_asgi_app__(self) -> App:
+        return create_app(self._gateway)
+
+    async def check_health(self) -> None:
+        self._gateway.release(await self._librarian.released())
+
+
+def _keys(recipe: Recipe, insecure: bool) -> Sequence[str]:
+    """Raises RayrieverError as `check_exposure` does."""
+    section = recipe.serve
+    keys = keys_from_environment(section.keys_variable)
+    check_exposure(section.host, keys, section.keys_variable, insecure)
+    return keys
+
+
 def application(recipe: Recipe, insecure: bool = False) -> serve.Application:
     """The graph of deployments for a recipe.
 
@@ -197,6 +183,10 @@ def application(recipe: Recipe, insecure: bool = False) -> serve.Application:
     """
     section = recipe.serve
     cpus = _Cpus(recipe)
+    if section.together:
+        gpus = section.encoder_gpus + section.reranker_gpus + recipe.index.gpus
+        whole = _deployment(WholeReplica, GATEWAY, (1, 1), cpus.whole, gpus, section.max_waiting)
+        return whole.bind(recipe, insecure)
 
     def slots(kind: type, name: str, count: int, of_each: float, gpus: float) -> list[serve.Application]:
         made = [_deployment(kind, f"{name}-{slot}", section.slot_replicas, of_each, gpus) for slot in range(count)]
@@ -220,6 +210,7 @@ class _Cpus:
         share = 1 if recipe.serve.reserve_cpus else 0
         self.encoder, self.reranker = share * recipe.encoder.cpus_per_actor, share * recipe.scorer.cpus_per_actor
         self.vectors, self.other = share * (recipe.index.threads_per_shard or 1), share
+        self.whole = max(self.encoder, self.reranker, self.vectors)
 
 
 def _deployment(

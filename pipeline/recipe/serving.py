@@ -47,6 +47,9 @@ class ServeSection(Section):
     max_waiting: int = execution(
         64, "Requests at work at once per gateway; more get 429 before anything is queued.", ge=1
     )
+    together: bool = execution(
+        True, "All parts in one process, which is fastest on one machine; false: each by itself, to scale apart."
+    )
     vector_slots: int = execution(1, "Deployments that share the vector shards.", ge=1)
     word_slots: int = execution(1, "Deployments that share the shards of words and texts.", ge=1)
     gateways: tuple[Replicas, Replicas] = execution((1, 1), "Least and most replicas that take requests.")
@@ -68,9 +71,14 @@ class ServeSection(Section):
     )
 
     @model_validator(mode="after")
-    def _least_before_most(self) -> ServeSection:
+    def _replicas_that_can_be(self) -> ServeSection:
         for name in ("gateways", "encoders", "rerankers", "slot_replicas"):
             least, most = getattr(self, name)
             if least > most:
                 raise ValueError(f"{name}: least {least} is more than most {most}")
+            if self.together and most > 1:
+                raise ValueError(f"{name}: up to {most} replicas need together: false")
+        for name in ("vector_slots", "word_slots"):
+            if self.together and getattr(self, name) > 1:
+                raise ValueError(f"{name}: more than one slot needs together: false")
         return self

@@ -26,6 +26,7 @@ from serving.errors import ApiError, overloaded
 from serving.gateway import Gateway, create_app
 from serving.librarian import Librarian
 from serving.limits import App
+from serving.listener import Listener
 from serving.metrics import Figures, Metrics
 from serving.parts import EncoderPart, Parts, RerankerPart, TextPart, VectorPart
 from serving.release import Released
@@ -151,20 +152,24 @@ class GatewayReplica:
                 raise
 
 
-@serve.ingress()
 class WholeReplica:
-    """Everything in one process: nothing is sent between processes but what the client sent."""
+    """Everything in one process, which also listens by itself: of Ray Serve it has the supervision."""
 
     async def __init__(self, recipe: Recipe, insecure: bool) -> None:  # type: ignore[misc]  # Ray Serve awaits it
         _log_as_serve_does()
-        self._gateway, self._librarian = in_one_process(recipe, _keys(recipe, insecure))
-        await self.check_health()
-
-    def __serve_build_asgi_app__(self) -> App:
-        return create_app(self._gateway)
+        gateway, self._librarian = in_one_process(recipe, _keys(recipe, insecure))
+        await self._librarian.released()
+        self._listener = Listener(create_app(gateway), recipe.serve.host, recipe.serve.port)
+        self._listening = asyncio.create_task(self._listener.serve())
 
     async def check_health(self) -> None:
-        self._gateway.release(await self._librarian.released())
+        """Raises RuntimeError where nobody listens any more."""
+        if self._listening.done():
+            raise RuntimeError("the server has stopped listening") from self._listening.exception()
+
+    async def __del__(self) -> None:
+        self._librarian.stop()
+        await self._listener.stop(self._listening)
 
 
 def _keys(recipe: Recipe, insecure: bool) -> Sequence[str]:

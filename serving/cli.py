@@ -88,7 +88,12 @@ def _run(recipe: Recipe, insecure: bool) -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # the gateway has an access log of its own
     quiet = {"log_level": "WARNING", "enable_access_log": False}
-    ray_serve.start(http_options=_http_options(recipe), logging_config=quiet, tracing_config=tracing_options(recipe))
+    ray_serve.start(
+        proxy_location=_proxies(recipe),
+        http_options=_http_options(recipe),
+        logging_config=quiet,
+        tracing_config=tracing_options(recipe),
+    )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a supervisor's way to say Ctrl-C
     try:
         try:
@@ -113,6 +118,11 @@ def _why() -> str | None:
     return found[-1] if found else None
 
 
+def _proxies(recipe: Recipe) -> str:
+    """Where Ray Serve is to take requests: a single process does that itself."""
+    return "Disabled" if recipe.serve.together else "EveryNode"
+
+
 def _http_options(recipe: Recipe) -> dict[str, Any]:
     section = recipe.serve
     # Behind the gateway's own deadline, which has an answer for the client
@@ -125,7 +135,7 @@ def _config(recipe: Recipe, insecure: bool) -> str:
     from serving.tracing import tracing_options
 
     content = {
-        "proxy_location": "EveryNode",
+        "proxy_location": _proxies(recipe),
         "http_options": _http_options(recipe),
         "tracing_config": tracing_options(recipe),
         "applications": [

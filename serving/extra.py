@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pipeline.errors import RayrieverError
 
 APPLICATION = "rayriever"
-_NEEDED = ("fastapi", "prometheus_client", "uvicorn")
+_NEEDED = ("fastapi", "opentelemetry", "prometheus_client", "uvicorn")
 
 
 def require_serve() -> None:

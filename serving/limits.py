@@ -14,6 +14,7 @@ from typing import Any
 from serving.auth import Keys, Rates
 from serving.errors import ApiError, internal, overloaded
 from serving.metrics import Metrics
+from serving.tracing import request_span
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -62,7 +63,9 @@ class Guard:
         exchange = _Exchange(scope, receive, send, self._body_bytes)
         began = time.perf_counter()
         try:
-            await self._answer(scope, exchange)
+            with request_span(exchange.headers) as span:
+                await self._answer(scope, exchange)
+                span.set_attributes(exchange.attributes())
         finally:
             exchange.log(time.perf_counter() - began, self._metrics)
 
@@ -111,14 +114,14 @@ class _Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, body_bytes: int) -> None:
         self._receive, self._send, self._body_bytes = receive, send, body_bytes
         self._method, self._scope = scope["method"], scope
-        self._headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         given = self.header("x-request-id") or ""
         self.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = self.request_id
         self.caller, self._status, self._read = "-", 0, 0
 
     def header(self, name: str) -> str | None:
-        return self._headers.get(name)
+        return self.headers.get(name)
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -145,9 +148,21 @@ class _Exchange:
         await self.send({"type": "http.response.start", "status": error.status, "headers": start})
         await self.send({"type": "http.response.body", "body": body})
 
+    def attributes(self) -> dict[str, str | int]:
+        """Of its span, in OpenTelemetry's names."""
+        return {
+            "http.request.method": self._method,
+            "http.route": self._route(),
+            "http.response.status_code": self._status,
+            "rayriever.request": self.request_id,
+        }
+
+    def _route(self) -> str:
+        """Never what the client sent: there may be any number of such paths."""
+        return getattr(self._scope.get("route"), "path", None) or "other"
+
     def log(self, seconds: float, metrics: Metrics) -> None:
-        route = self._scope.get("route")
-        path = getattr(route, "path", None) or "other"
+        path = self._route()
         metrics.request(path, self._status, seconds)
         line = {
             "request": self.request_id,

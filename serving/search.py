@@ -21,6 +21,7 @@ from serving.expansion import Expanded
 from serving.generations import Ref
 from serving.models import Encoded, Floats, Scored, ToEncode, ToScore
 from serving.slots import Row, ToSearch
+from serving.tracing import stage_span
 
 # Hits of each side that are fused, at least: how deep they are fused changes the order of the first ones too.
 _FUSED = 100
@@ -80,7 +81,8 @@ class _Clock:
     def stage(self, name: str) -> Iterator[None]:
         began = time.perf_counter()
         try:
-            yield
+            with stage_span(name):
+                yield
         finally:
             self.milliseconds[name] = round(1000 * (time.perf_counter() - began), 2)
 

@@ -1,10 +1,19 @@
-"""Where OpenTelemetry spans go. Ray Serve makes them: of each request, and of its calls between the deployments."""
+"""Spans for OpenTelemetry: of each request and its stages, beside those of Ray Serve about calls between deployments.
+
+Without a configuration they go nowhere and cost next to nothing.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+
+from opentelemetry import trace
+from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from pipeline.errors import RayrieverError
 from pipeline.recipe import Recipe
@@ -12,7 +21,20 @@ from pipeline.recipe import Recipe
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
 
+_TRACER = trace.get_tracer("rayriever")
 _WHERE = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+
+
+def request_span(headers: Mapping[str, str]) -> AbstractContextManager[Span]:
+    """Around a request: below the span that Ray Serve has made of it, else below the client's, where it sent one."""
+    known = trace.get_current_span().get_span_context().is_valid
+    above = None if known else TraceContextTextMapPropagator().extract(headers)
+    return _TRACER.start_as_current_span("request", above, SpanKind.SERVER)
+
+
+def stage_span(name: str) -> AbstractContextManager[Span]:
+    """Around a stage of the request that is at work."""
+    return _TRACER.start_as_current_span(name)
 
 
 def tracing_options(recipe: Recipe) -> dict[str, Any]:
@@ -35,8 +57,22 @@ def tracing_options(recipe: Recipe) -> dict[str, Any]:
 
 
 def processors(file_name: str) -> list[SpanProcessor]:
-    """Called by Ray Serve in each of its processes."""
+    """Called in each process, with the name that a file of spans would have."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     return [BatchSpanProcessor(OTLPSpanExporter())]
+
+
+def trace_here(recipe: Recipe) -> None:
+    """In a process that takes requests by itself, what Ray Serve does in its own."""
+    options = tracing_options(recipe)
+    if not options["enabled"]:
+        return
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+
+    provider = TracerProvider(sampler=ParentBasedTraceIdRatio(options["sampling_ratio"]))
+    for processor in processors(""):
+        provider.add_span_processor(processor)
+    trace.set_tracer_provider(provider)

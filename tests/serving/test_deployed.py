@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
@@ -21,7 +22,9 @@ import pytest
 import yaml
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from pipeline.errors import RayrieverError
 from pipeline.recipe import Recipe
+from serving.listener import Listener
 from tests.serving.conftest import KEY
 from tests.serving.test_documents import done
 
@@ -59,10 +62,22 @@ def collector() -> Iterator[str]:
     server.shutdown()
 
 
-@pytest.fixture(scope="module")
-def deployed(published: Recipe, tmp_path_factory: pytest.TempPathFactory, collector: str) -> Iterator[Deployed]:
+@pytest.fixture(scope="module", params=["one process", "apart"])
+def either(request: pytest.FixtureRequest, published, tmp_path_factory, collector: str) -> Iterator[Deployed]:
     """Address and process of a server that was started as users start it."""
-    folder = tmp_path_factory.mktemp("deployed")
+    with started(published, tmp_path_factory.mktemp("deployed"), collector, together=request.param != "apart") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def apart(published: Recipe, tmp_path_factory: pytest.TempPathFactory, collector: str) -> Iterator[Deployed]:
+    """One whose parts are processes of their own."""
+    with started(published, tmp_path_factory.mktemp("deployed"), collector, together=False) as found:
+        yield found
+
+
+@contextmanager
+def started(published: Recipe, folder: Path, collector: str, together: bool) -> Iterator[Deployed]:
     shutil.copytree(published.workspace, folder / "workspace")
     recipe = published.model_dump(mode="json") | {"workspace": str(folder / "workspace")}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -75,7 +90,7 @@ def deployed(published: Recipe, tmp_path_factory: pytest.TempPathFactory, collec
     path = folder / "serve.log"
     with path.open("w") as log:
         process = subprocess.Popen(
-            [*command, "--set", "ray.num_cpus=4", "--set", "serve.traced=0"],
+            [*command, "--set", "ray.num_cpus=4", "--set", "serve.traced=0", "--set", f"serve.together={together}"],
             env=environment,
             stdout=log,
             stderr=log,
@@ -108,8 +123,8 @@ def found(answer: httpx.Response) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_command_answers_as_the_parts_in_one_process_do(deployed, server):
-    url, _ = deployed
+def test_the_command_answers_as_the_parts_in_one_process_do(either, server):
+    url, _ = either
     for mode in ("bm25", "dense", "hybrid"):
         for reranked in (True, False):
             here, there = (ask(each, mode=mode, rerank=reranked) for each in (server.url, url))
@@ -124,23 +139,23 @@ def test_the_command_answers_as_the_parts_in_one_process_do(deployed, server):
 
 
 @pytest.mark.slow
-def test_a_request_that_its_client_traces_is_traced_through_the_parts(deployed):
-    url, _ = deployed
-    trace = f"{os.getpid():032x}"
+def test_a_request_that_its_client_traces_is_traced_through_its_stages(either):
+    url, _ = either
+    Collector.spans.clear()
+    trace = f"{time.time_ns():032x}"
     headers = BEARER | {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
-    assert httpx.post(f"{url}/v1/search", json={"query": "oven"}, headers=headers).status_code == 200
+    for sent in (headers, BEARER):
+        assert httpx.post(f"{url}/v1/search", json={"query": "oven"}, headers=sent).status_code == 200
     deadline = time.monotonic() + 20
-    while not {"encode", "lookup"} <= (
-        seen := {word for of, name in Collector.spans if of == trace for word in name.split()}
-    ):
+    while not {"request", "encode", "bm25", "texts"} <= (seen := {name for of, name in Collector.spans if of == trace}):
         assert time.monotonic() < deadline, (seen, Collector.spans)
         time.sleep(0.2)
-    assert {of for of, _ in Collector.spans} == {trace}, "the others were not to be traced"
+    assert {of for of, _ in Collector.spans} == {trace}, "the other was not to be traced"
 
 
 @pytest.mark.slow
-def test_documents_can_be_seen_by_all_who_ask_once_a_change_is_done(deployed):
-    url, _ = deployed
+def test_documents_can_be_seen_by_all_who_ask_once_a_change_is_done(either):
+    url, _ = either
     with httpx.Client(base_url=url, headers=BEARER, timeout=60) as client:
         done(client, client.post("/v1/documents", json={"documents": [{"id": "new", "text": "harbour wall"}]}))
         assert found(ask(url, "harbour", mode="bm25", rerank=False)) == ["new"]
@@ -150,8 +165,8 @@ def test_documents_can_be_seen_by_all_who_ask_once_a_change_is_done(deployed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["encoder", "vectors-0", "texts-0", "reranker", "librarian"])
-def test_a_replica_that_dies_fails_no_request(deployed, part: str):
-    url, process = deployed
+def test_a_replica_that_dies_fails_no_request(apart, part: str):
+    url, process = apart
     wanted = found(ask(url))
     stop, wrong = threading.Event(), list[str]()
 
@@ -181,6 +196,26 @@ def test_a_replica_that_dies_fails_no_request(deployed, part: str):
         for each in asking:
             each.join()
     assert wrong == []
+
+
+@pytest.mark.slow
+def test_a_single_process_that_dies_is_replaced_at_the_same_address(published: Recipe, tmp_path: Path, collector: str):
+    with started(published, tmp_path, collector, together=True) as (url, process):
+        wanted = found(ask(url))
+        replica(process.pid, "gateway").kill()
+        deadline = time.monotonic() + 120
+        while not ready(url):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert found(ask(url)) == wanted
+
+
+def test_a_port_that_is_taken_is_said():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(RayrieverError, match="--port"):
+            Listener(None, "127.0.0.1", taken.getsockname()[1])
 
 
 def back(server: int, part: str, killed: int) -> bool:

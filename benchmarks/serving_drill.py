@@ -21,12 +21,14 @@ from figures import show
 from load import closed_loop, open_loop, percentiles
 from served import Sampler, free_port, memory_mb, publishable, rayriever, running
 
+from pipeline.recipe import load_recipe
+
 _CLIENTS = 16
 _MEASURE_S = 10.0
 _QUERIES = 50
 # A server has recovered when so many searches one after the other were answered
 _IN_A_ROW = 10
-PARTS = ("encoder", "vectors-0", "texts-0", "librarian", "gateway")
+PARTS = ("gateway", "encoder", "vectors-0", "texts-0", "librarian")
 
 
 def main() -> None:
@@ -95,6 +97,8 @@ def soak(
     wanted = {
         query: _hits(httpx.post(f"{url}/v1/search", json={"query": query}, timeout=60).json()) for query in queries
     }
+    together = load_recipe(str(arguments.workspace / "recipe.yaml"), arguments.set).serve.together
+    parts = PARTS[:1] if together else PARTS
     before, stop = memory_mb(process), threading.Event()
     killed: list[str] = []
     changes: list[str] = []
@@ -106,7 +110,7 @@ def soak(
             number += 1
 
     def kill(number: int) -> None:
-        part = PARTS[number % len(PARTS)]
+        part = parts[number % len(parts)]
         _replica(process, part).kill()
         killed.append(part)
 
@@ -141,7 +145,7 @@ def soak(
         "refused": len(outcome.refused),
         "failed": outcome.failed(),
         "statuses": {str(status): count for status, count in sorted(outcome.statuses.items())},
-        "killed": {part: killed.count(part) for part in PARTS},
+        "killed": {part: killed.count(part) for part in parts},
         "changes": len(changes),
         "generation": generation,
         "memory_before_mb": before,

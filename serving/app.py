@@ -31,7 +31,6 @@ from serving.metrics import Figures, Metrics
 from serving.parts import EncoderPart, Parts, RerankerPart, TextPart, VectorPart
 from serving.release import Released
 from serving.slots import Share
-from serving.tracing import trace_here
 from serving.whole import in_one_process
 
 GATEWAY, LIBRARIAN = "gateway", "librarian"
@@ -158,7 +157,6 @@ class WholeReplica:
 
     async def __init__(self, recipe: Recipe, insecure: bool) -> None:  # type: ignore[misc]  # Ray Serve awaits it
         _log_as_serve_does()
-        trace_here(recipe)
         gateway, self._librarian = in_one_process(recipe, _keys(recipe, insecure))
         await self._librarian.released()
         self._listener = Listener(create_app(gateway), recipe.serve.host, recipe.serve.port)

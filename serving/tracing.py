@@ -56,23 +56,9 @@ def tracing_options(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def processors(file_name: str) -> list[SpanProcessor]:
-    """Called in each process, with the name that a file of spans would have."""
+def processors() -> list[SpanProcessor]:
+    """Called by Ray Serve in each of its processes; our spans go the same way."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     return [BatchSpanProcessor(OTLPSpanExporter())]
-
-
-def trace_here(recipe: Recipe) -> None:
-    """In a process that takes requests by itself, what Ray Serve does in its own."""
-    options = tracing_options(recipe)
-    if not options["enabled"]:
-        return
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
-
-    provider = TracerProvider(sampler=ParentBasedTraceIdRatio(options["sampling_ratio"]))
-    for processor in processors(""):
-        provider.add_span_processor(processor)
-    trace.set_tracer_provider(provider)

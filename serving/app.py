@@ -26,7 +26,7 @@ from serving.errors import ApiError, overloaded
 from serving.gateway import Gateway, create_app
 from serving.librarian import Librarian
 from serving.limits import App
-from serving.listener import Listener
+from serving.listener import Listener, bound
 from serving.metrics import Figures, Metrics
 from serving.parts import EncoderPart, Parts, RerankerPart, TextPart, VectorPart
 from serving.release import Released
@@ -158,8 +158,8 @@ class WholeReplica:
     async def __init__(self, recipe: Recipe, insecure: bool) -> None:  # type: ignore[misc]  # Ray Serve awaits it
         _log_as_serve_does()
         gateway, self._librarian = in_one_process(recipe, _keys(recipe, insecure))
+        self._listener = Listener(create_app(gateway), bound(recipe.serve.host, recipe.serve.port))
         await self._librarian.released()
-        self._listener = Listener(create_app(gateway), recipe.serve.host, recipe.serve.port)
         self._listening = asyncio.create_task(self._listener.serve())
 
     async def check_health(self) -> None:

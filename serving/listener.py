@@ -13,18 +13,24 @@ from serving.limits import App
 _FINISH_S = 10
 
 
-class Listener:
-    """Binds the port at once. Raises RayrieverError where it is taken, or the address is not this machine's."""
+def bound(host: str, port: int) -> socket.socket:
+    """A socket of that address. Raises RayrieverError where it is taken, or not this machine's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    opened = socket.socket(family, socket.SOCK_STREAM)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        opened.bind((host, port))
+    except OSError as error:
+        opened.close()
+        raise RayrieverError(f"serve: {host} port {port}: {error.strerror}. Choose another with --port.") from error
+    return opened
 
-    def __init__(self, app: App, host: str, port: int) -> None:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.socket(family, socket.SOCK_STREAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            self._socket.bind((host, port))
-        except OSError as error:
-            self._socket.close()
-            raise RayrieverError(f"{host} port {port}: {error.strerror}. Choose another with --port.") from error
+
+class Listener:
+    """Takes requests for an application on a socket."""
+
+    def __init__(self, app: App, opened: socket.socket) -> None:
+        self._socket = opened
         # the application has an access log, and nothing to start or stop
         config = uvicorn.Config(
             app,

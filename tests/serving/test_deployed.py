@@ -22,9 +22,7 @@ import pytest
 import yaml
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from pipeline.errors import RayrieverError
 from pipeline.recipe import Recipe
-from serving.listener import Listener
 from tests.serving.conftest import KEY
 from tests.serving.test_documents import done
 
@@ -210,12 +208,15 @@ def test_a_single_process_that_dies_is_replaced_at_the_same_address(published: R
         assert found(ask(url)) == wanted
 
 
-def test_a_port_that_is_taken_is_said():
+def test_a_port_that_is_taken_is_said_before_anything_is_started(published: Recipe):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(RayrieverError, match="--port"):
-            Listener(None, "127.0.0.1", taken.getsockname()[1])
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "pipeline.cli", "serve", published.workspace, "--port", port]
+        refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 1 and f"port {port}: Address already in use" in refused.stderr
+    assert "Opening" not in refused.stderr and "Traceback" not in refused.stderr
 
 
 def back(server: int, part: str, killed: int) -> bool:

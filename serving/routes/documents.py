@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 from serving.errors import ApiError
 from serving.openapi import takes
 from serving.schemas.body import parse
-from serving.schemas.documents import AddRequest, DeleteRequest
+from serving.schemas.documents import AddRequest, DeleteRequest, DocumentId
 
 if TYPE_CHECKING:
     from serving.gateway import Gateway
@@ -33,10 +33,9 @@ def routes(app: FastAPI, gateway: Gateway) -> None:
         return (await gateway.librarian.ask(collection, (), asked.ids)).shown()
 
     @app.delete("/v1/documents/{document_id:path}", status_code=202)
-    async def delete_one(document_id: str, collection: str | None = None) -> dict[str, Any]:
-        asked = parse(DeleteRequest, DeleteRequest.model_construct(ids=[document_id]).model_dump_json().encode())
+    async def delete_one(document_id: DocumentId, collection: str | None = None) -> dict[str, Any]:
         name = gateway.collection(collection).ref.collection
-        return (await gateway.librarian.ask(name, (), asked.ids)).shown()
+        return (await gateway.librarian.ask(name, (), [document_id])).shown()
 
     @app.get("/v1/documents/changes/{change_id}")
     async def changed(change_id: str) -> dict[str, Any]:

@@ -60,18 +60,24 @@ def collector() -> Iterator[str]:
     server.shutdown()
 
 
-@pytest.fixture(scope="module", params=["one process", "apart"])
-def either(request: pytest.FixtureRequest, published, tmp_path_factory, collector: str) -> Iterator[Deployed]:
+@pytest.fixture(scope="module")
+def whole(published: Recipe, tmp_path_factory: pytest.TempPathFactory, collector: str) -> Iterator[Deployed]:
     """Address and process of a server that was started as users start it."""
-    with started(published, tmp_path_factory.mktemp("deployed"), collector, together=request.param != "apart") as found:
+    with started(published, tmp_path_factory.mktemp("whole"), collector, together=True) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def apart(published: Recipe, tmp_path_factory: pytest.TempPathFactory, collector: str) -> Iterator[Deployed]:
     """One whose parts are processes of their own."""
-    with started(published, tmp_path_factory.mktemp("deployed"), collector, together=False) as found:
+    with started(published, tmp_path_factory.mktemp("apart"), collector, together=False) as found:
         yield found
+
+
+@pytest.fixture(params=["whole", "apart"])
+def either(request: pytest.FixtureRequest) -> Deployed:
+    found: Deployed = request.getfixturevalue(request.param)
+    return found
 
 
 @contextmanager
@@ -197,15 +203,15 @@ def test_a_replica_that_dies_fails_no_request(apart, part: str):
 
 
 @pytest.mark.slow
-def test_a_single_process_that_dies_is_replaced_at_the_same_address(published: Recipe, tmp_path: Path, collector: str):
-    with started(published, tmp_path, collector, together=True) as (url, process):
-        wanted = found(ask(url))
-        replica(process.pid, "gateway").kill()
-        deadline = time.monotonic() + 120
-        while not ready(url):
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        assert found(ask(url)) == wanted
+def test_a_single_process_that_dies_is_replaced_at_the_same_address(whole: Deployed):
+    url, process = whole
+    wanted = found(ask(url))
+    replica(process.pid, "gateway").kill()
+    deadline = time.monotonic() + 120
+    while not ready(url):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert found(ask(url)) == wanted
 
 
 def test_a_port_that_is_taken_is_said_before_anything_is_started(published: Recipe):

@@ -73,7 +73,7 @@ def closed_loop(url: str, body: Body, clients: int, seconds: float, right: Right
 
 
 def open_loop(url: str, body: Body, per_s: float, seconds: float, right: Right | None = None) -> Outcome:
-    """Requests come as a Poisson process, whether or not those before are answered. A latency begins when it is due."""
+    """Requests come as a Poisson process, whether or not those before are answered."""
 
     async def work(send: Callable[[], Awaitable[None]]) -> None:
         chance, began, due = random.Random(0), time.perf_counter(), 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
@@ -38,9 +39,10 @@ class Sampler:
 
 def publishable(folder: Path, passages: int, sets: Sequence[str] = ()) -> Path:
     """A recipe whose run is finished as far as serving needs it; made once per folder."""
-    recipe, sampler = folder / "recipe.yaml", Sampler(0)
+    recipe = folder / "recipe.yaml"
     folder.mkdir(parents=True, exist_ok=True)
     if not recipe.exists():
+        sampler = Sampler(0)
         with (folder / "passages.jsonl").open("w") as out:
             for number in range(passages):
                 print(json.dumps({"_id": f"p{number}", "text": sampler.text(*_WORDS)}), file=out)
@@ -55,6 +57,16 @@ def publishable(folder: Path, passages: int, sets: Sequence[str] = ()) -> Path:
     for stage in ("words", "index_base"):
         subprocess.run([*rayriever("run", recipe, sets), "--until", stage], check=True)
     return recipe
+
+
+def parser_of(description: str | None, workspace: str, seconds: float) -> argparse.ArgumentParser:
+    """What all benchmarks of the server take, with these defaults."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workspace", type=Path, default=Path(workspace))
+    parser.add_argument("--set", action="append", default=[], help="Recipe values of our server, as of `rayriever`.")
+    parser.add_argument("--seconds", type=float, default=seconds)
+    parser.add_argument("--json", action="store_true")
+    return parser
 
 
 def rayriever(command: str, recipe: Path, sets: Sequence[str] = ()) -> list[str]:

@@ -12,14 +12,14 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import httpx2 as httpx
 import psutil
 from figures import show
 from load import closed_loop, open_loop, percentiles
-from served import Sampler, free_port, memory_mb, publishable, rayriever, running
+from served import Sampler, free_port, memory_mb, parser_of, publishable, rayriever, running
 
 from pipeline.recipe import load_recipe
 
@@ -49,30 +49,34 @@ def main() -> None:
         figures: dict[str, object] = {"passages": arguments.passages, "sustained_per_s": round(quiet.rate, 1)}
         figures |= {f"sustained_{what}": value for what, value in percentiles(quiet.answered).items()}
         drill = overload if arguments.drill == "overload" else soak
-        figures |= drill(arguments, process, url, body, queries, quiet.rate)
+        figures |= drill(arguments, Drilled(process, url, body, queries, quiet.rate))
     show(arguments.json, figures)
 
 
-def overload(
-    arguments: argparse.Namespace,
-    process: psutil.Process,
-    url: str,
-    body: Callable[[], Any],
-    queries: list[str],
-    sustained: float,
-) -> dict[str, object]:
-    before = memory_mb(process)
-    with _Memory(process) as memory:
-        outcome = open_loop(f"{url}/v1/search", body, 10 * sustained, arguments.seconds)
+@dataclass(frozen=True)
+class Drilled:
+    """A server, what it is asked, and how much of that it sustains."""
+
+    process: psutil.Process
+    url: str
+    body: Callable[[], Any]
+    queries: list[str]
+    sustained: float  # answers per second
+
+
+def overload(arguments: argparse.Namespace, drilled: Drilled) -> dict[str, object]:
+    before = memory_mb(drilled.process)
+    with _Memory(drilled.process) as memory:
+        outcome = open_loop(f"{drilled.url}/v1/search", drilled.body, 10 * drilled.sustained, arguments.seconds)
         ended = time.perf_counter()
         answered = 0
         while answered < _IN_A_ROW:
-            ok = httpx.post(f"{url}/v1/search", json=body(), timeout=60).status_code == 200
+            ok = httpx.post(f"{drilled.url}/v1/search", json=drilled.body(), timeout=60).status_code == 200
             answered = answered + 1 if ok else 0
         recovered = time.perf_counter() - ended
     return {
         "seconds": arguments.seconds,
-        "offered_per_s": round(10 * sustained, 1),
+        "offered_per_s": round(10 * drilled.sustained, 1),
         "accepted": len(outcome.answered),
         "accepted_per_s": round(outcome.rate, 1),
         **{f"accepted_{what}": value for what, value in percentiles(outcome.answered).items()},
@@ -86,20 +90,14 @@ def overload(
     }
 
 
-def soak(
-    arguments: argparse.Namespace,
-    process: psutil.Process,
-    url: str,
-    body: Callable[[], Any],
-    queries: list[str],
-    sustained: float,
-) -> dict[str, object]:
+def soak(arguments: argparse.Namespace, drilled: Drilled) -> dict[str, object]:
     wanted = {
-        query: _hits(httpx.post(f"{url}/v1/search", json={"query": query}, timeout=60).json()) for query in queries
+        query: _hits(httpx.post(f"{drilled.url}/v1/search", json={"query": query}, timeout=60).json())
+        for query in drilled.queries
     }
     together = load_recipe(str(arguments.workspace / "recipe.yaml"), arguments.set).serve.together
     parts = PARTS[:1] if together else PARTS
-    before, stop = memory_mb(process), threading.Event()
+    before, stop = memory_mb(drilled.process), threading.Event()
     killed: list[str] = []
     changes: list[str] = []
 
@@ -111,7 +109,7 @@ def soak(
 
     def kill(number: int) -> None:
         part = parts[number % len(parts)]
-        _replica(process, part).kill()
+        _replica(drilled.process, part).kill()
         killed.append(part)
 
     def change(number: int) -> None:
@@ -119,26 +117,26 @@ def soak(
         sent = {"documents": [{"id": f"new-{number}", "text": f"zzyzx{number} qwxv{number}"}]}
         for _ in range(20):
             try:
-                changes.append(httpx.post(f"{url}/v1/documents", json=sent, timeout=60).json()["id"])
+                changes.append(httpx.post(f"{drilled.url}/v1/documents", json=sent, timeout=60).json()["id"])
                 return
             except (httpx.HTTPError, KeyError):  # the librarian is being replaced
                 time.sleep(1)
 
-    with ThreadPoolExecutor(2) as pool, _Memory(process) as memory:
+    with ThreadPoolExecutor(2) as pool, _Memory(drilled.process) as memory:
         pool.submit(every, arguments.kill_every, kill)
         pool.submit(every, arguments.switch_every, change)
         outcome = open_loop(
-            f"{url}/v1/search",
-            body,
-            0.7 * sustained,
+            f"{drilled.url}/v1/search",
+            drilled.body,
+            0.7 * drilled.sustained,
             arguments.seconds,
             lambda sent, answer: _hits(answer) == wanted[sent["query"]],
         )
         stop.set()
-    generation = httpx.get(f"{url}/info").json()["collections"]["live"]["generation"]
+    generation = httpx.get(f"{drilled.url}/info").json()["collections"]["live"]["generation"]
     return {
         "seconds": arguments.seconds,
-        "offered_per_s": round(0.7 * sustained, 1),
+        "offered_per_s": round(0.7 * drilled.sustained, 1),
         "answered": len(outcome.answered),
         "wrong": outcome.wrong,
         **{f"answered_{what}": value for what, value in percentiles(outcome.answered).items()},
@@ -191,15 +189,11 @@ class _Memory:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, "workspace/bench_search", 60.0)
     parser.add_argument("drill", choices=("overload", "soak"))
-    parser.add_argument("--workspace", type=Path, default=Path("workspace/bench_search"))
     parser.add_argument("--passages", type=int, default=100_000)
-    parser.add_argument("--set", action="append", default=[], help="Recipe values, as of `rayriever`.")
-    parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--kill-every", type=float, default=60.0)
     parser.add_argument("--switch-every", type=float, default=120.0)
-    parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 from figures import show
 from load import Outcome, closed_loop, open_loop
-from served import Sampler, free_port, memory_mb, publishable, rayriever, running
+from served import Sampler, free_port, memory_mb, parser_of, publishable, rayriever, running
 
 from pipeline.models import locate
 from pipeline.recipe import EncoderSection
@@ -110,15 +110,11 @@ def compared(kind: str, outcomes: dict[str, list[Outcome]]) -> dict[str, object]
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workspace", type=Path, default=Path("workspace/bench_serving"))
+    parser = parser_of(__doc__, "workspace/bench_serving", 10.0)
     parser.add_argument("--infinity", help="The infinity_emb command of its environment; without it, it is left out.")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
-    parser.add_argument("--set", action="append", default=[], help="Recipe values of our server, as of `rayriever`.")
     parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
 

@@ -11,12 +11,11 @@ import asyncio
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 from figures import show
 from load import Outcome, closed_loop, open_loop, percentiles
-from served import Sampler, free_port, memory_mb, publishable, rayriever, running
+from served import Sampler, free_port, memory_mb, parser_of, publishable, rayriever, running
 
 from pipeline.collection.about import collection_folder
 from pipeline.recipe import Recipe, load_recipe
@@ -116,15 +115,11 @@ def loaded(
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workspace", type=Path, default=Path("workspace/bench_search"))
+    parser = parser_of(__doc__, "workspace/bench_search", 10.0)
     parser.add_argument("--passages", type=int, default=100_000)
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
-    parser.add_argument("--set", action="append", default=[], help="Recipe values, as of `rayriever`.")
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
 

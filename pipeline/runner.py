@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 from pipeline import __version__
 from pipeline.errors import RayrieverError, root_cause
-from pipeline.evaluation.stage import publish
+from pipeline.evaluation.stage import last_evaluation, publish
 from pipeline.memory import PeakMemory
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
@@ -95,9 +95,9 @@ def run(recipe: Recipe, listener: Listener, start: str | None = None, until: str
                 _ = step.estimate  # before anything is asked: afterwards it would know the answers
         for step in steps:
             finished[step.stage.name] = _bring_about(step, recipe, workspace, finished, listener)
-        if "evaluate" in finished:
+        if (evaluated := last_evaluation(finished)) is not None:
             # On every run: under these paths the report is that of the recipe that was run last.
-            publish(finished.get("evaluate_reranker", finished["evaluate"]))
+            publish(evaluated)
     return finished
 
 

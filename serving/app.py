@@ -19,7 +19,7 @@ from ray.serve.handle import DeploymentHandle
 
 from pipeline.errors import RayrieverError
 from pipeline.recipe import Recipe
-from serving.auth import Keys, check_exposure, keys_from_environment
+from serving.auth import Keys, keys_for
 from serving.backend import FanOut
 from serving.documents import Change
 from serving.errors import ApiError, overloaded
@@ -128,7 +128,7 @@ class GatewayReplica:
             recipe,
             FanOut(parts, Handles(metrics)),
             _LibrarianHandle(librarian),
-            Keys(_keys(recipe, insecure)),
+            Keys(keys_for(recipe.serve, insecure)),
             metrics=metrics,
             gateways=_all_gateways,
         )
@@ -157,7 +157,7 @@ class WholeReplica:
 
     async def __init__(self, recipe: Recipe, insecure: bool) -> None:  # type: ignore[misc]  # Ray Serve awaits it
         _log_as_serve_does()
-        gateway, self._librarian = in_one_process(recipe, _keys(recipe, insecure))
+        gateway, self._librarian = in_one_process(recipe, keys_for(recipe.serve, insecure))
         self._listener = Listener(create_app(gateway), bound(recipe.serve.host, recipe.serve.port))
         await self._librarian.released()
         self._listening = asyncio.create_task(self._listener.serve())
@@ -170,14 +170,6 @@ class WholeReplica:
     async def __del__(self) -> None:
         self._librarian.stop()
         await self._listener.stop(self._listening)
-
-
-def _keys(recipe: Recipe, insecure: bool) -> Sequence[str]:
-    """Raises RayrieverError as `check_exposure` does."""
-    section = recipe.serve
-    keys = keys_from_environment(section.keys_variable)
-    check_exposure(section.host, keys, section.keys_variable, insecure)
-    return keys
 
 
 def application(recipe: Recipe, insecure: bool = False) -> serve.Application:

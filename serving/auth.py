@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from pipeline.errors import RayrieverError
+from pipeline.recipe import ServeSection
 from serving.errors import ApiError, overloaded
 
 _LOOPBACK_NAMES = ("localhost",)
@@ -79,6 +80,13 @@ class Rates:
             wait = (1 - bucket.tokens) / per_second
             raise overloaded(wait, f"More than {self._per_minute:,} requests per minute. Try again in {wait:.0f} s.")
         bucket.tokens -= 1
+
+
+def keys_for(section: ServeSection, insecure: bool) -> Sequence[str]:
+    """The keys of the environment. Raises RayrieverError as `keys_from_environment` and `check_exposure` do."""
+    keys = keys_from_environment(section.keys_variable)
+    check_exposure(section.host, keys, section.keys_variable, insecure)
+    return keys
 
 
 class Keys:

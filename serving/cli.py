@@ -78,13 +78,13 @@ def _run(recipe: Recipe, insecure: bool) -> None:
 
     from pipeline.ray_session import ensure_ray
     from serving.app import application
-    from serving.auth import check_exposure, keys_from_environment
+    from serving.auth import keys_for
     from serving.listener import bound
     from serving.tracing import tracing_options
 
     section = recipe.serve
-    check_exposure(section.host, keys_from_environment(section.keys_variable), section.keys_variable, insecure)
-    bound(section.host, section.port).close()  # told at once, not when everything is open
+    keys_for(section, insecure)  # told at once, as is a port that is taken
+    bound(section.host, section.port).close()
     ensure_ray(recipe.ray)
     err.print("Opening models and indexes ...")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from importlib.util import find_spec
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
@@ -44,10 +44,12 @@ def tracing_options(recipe: Recipe) -> dict[str, Any]:
     """
     if not any(map(os.environ.get, _WHERE)):
         return {"enabled": False}
-    if find_spec("opentelemetry.exporter.otlp.proto.http") is None:
+    try:
+        import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+    except ModuleNotFoundError as error:
         raise RayrieverError(
             f"serve: {_WHERE[1]} is set, but the exporter is not installed. Run: pip install 'rayriever[otel]'"
-        )
+        ) from error
     os.environ.setdefault("OTEL_SERVICE_NAME", recipe.serve.name)
     return {
         "enabled": True,

@@ -20,8 +20,9 @@ app = typer.Typer()
 def report(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Show the report of the finished run."""
     with readable_errors():
-        finished = finished_artifacts_of(recipe, overrides)
-        artifact = finished.get("evaluate_reranker", finished.get("evaluate"))
+        from pipeline.evaluation.stage import last_evaluation
+
+        artifact = last_evaluation(finished_artifacts_of(recipe, overrides))
         if artifact is None:
             raise RayrieverError(f"report: not there yet. First: rayriever run {recipe}")
         loaded = load_report(artifact)

@@ -36,6 +36,7 @@ def run(
 ) -> None:
     """Run the recipe: finished stages are reused, a killed run goes on where it was."""
     with readable_errors():
+        from pipeline.evaluation.stage import last_evaluation
         from pipeline.progress_bar import Bars
         from pipeline.recipe import load_recipe
         from pipeline.runner import run as run_stages
@@ -45,8 +46,8 @@ def run(
             finished = run_stages(loaded, listener, start, until)
         if as_json:
             print_json({name: json.loads(artifact.manifest.to_json()) for name, artifact in finished.items()})
-        elif "evaluate" in finished:
-            show_report(load_report(finished.get("evaluate_reranker", finished["evaluate"])))
+        elif (evaluated := last_evaluation(finished)) is not None:
+            show_report(load_report(evaluated))
             out.print(f"Report: {loaded.workspace}/report.md", highlight=False, soft_wrap=True)
 
 

@@ -14,7 +14,7 @@ from pipeline.collection.naming import new_prefix, next_number
 from pipeline.collection.passages import write_shards
 from pipeline.encoder.systems import DenseSystem
 from pipeline.errors import RayrieverError
-from pipeline.evaluation.stage import BM25, RELEASE, REPORT
+from pipeline.evaluation.stage import BM25, RELEASE, REPORT, last_evaluation
 from pipeline.index.manifest import About as IndexAbout
 from pipeline.index.manifest import check_encoder
 from pipeline.index.search import folder_of as index_folder
@@ -101,7 +101,7 @@ def _reranker(
 
 
 def _report(finished: Mapping[str, Artifact], folder: ShardFolder, prefix: str) -> dict[str, File]:
-    evaluated = _evaluated(finished)
+    evaluated = last_evaluation(finished)
     if evaluated is None:
         return {}
     with folder.scratch() as scratch:
@@ -120,12 +120,8 @@ def released_encoder(finished: Mapping[str, Artifact]) -> str | None:
     return None if released is None else str(released["chosen"])
 
 
-def _evaluated(finished: Mapping[str, Artifact]) -> Artifact | None:
-    return finished.get("evaluate_reranker", finished.get("evaluate"))
-
-
 def _released(finished: Mapping[str, Artifact]) -> dict[str, Any] | None:
-    evaluated = _evaluated(finished)
+    evaluated = last_evaluation(finished)
     if evaluated is None:
         return None
     found: dict[str, Any] = json.loads(evaluated.file(REPORT, RELEASE).read_text(encoding="utf-8"))

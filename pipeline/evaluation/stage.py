@@ -174,6 +174,11 @@ def _write(
         trec.write_runs(folder, hits)
 
 
+def last_evaluation(finished: Mapping[str, Artifact]) -> Artifact | None:
+    """With the reranker where there is one; None where nothing is evaluated yet."""
+    return finished.get("evaluate_reranker", finished.get("evaluate"))
+
+
 def publish(evaluated: Artifact) -> None:
     """Copy the report and the release to the top of the workspace, where people find them."""
     for name in ("report.md", "report.json", RELEASE):

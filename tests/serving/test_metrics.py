@@ -2,9 +2,15 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
+import pytest
+
+from pipeline.errors import RayrieverError
+from pipeline.recipe import Recipe
 from serving.metrics import Metrics, PartMetrics, merged
+from serving.tracing import tracing_options
 
 
 def test_a_part_whose_replica_died_or_whose_gateways_are_several_is_told_apart():
@@ -25,3 +31,12 @@ def test_every_figure_of_the_dashboard_is_one_that_the_server_exports():
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     ours = {name for expression in asked for name in re.findall(r"\brayriever_\w+", expression)}
     assert {re.sub("_(bucket|sum|count)$", "", name) for name in ours} == exported
+
+
+def test_traces_without_their_exporter_name_the_extra(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    for name in [name for name in sys.modules if name.startswith("opentelemetry.exporter.otlp")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp", None)
+    with pytest.raises(RayrieverError, match=r"rayriever\[otel\]"):
+        tracing_options(Recipe.model_validate({"corpus": {"path": "x"}}))

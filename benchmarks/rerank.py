@@ -59,7 +59,7 @@ def sample_pairs(count: int) -> list[Pair]:
 
 
 def save_reranker(folder: Path, pairs: list[Pair]) -> None:
-    model = load_scorer_model(ScorerSection())
+    model = load_scorer_model(ScorerSection(), seed=0)
     with torch.inference_mode():
         spread = model.logits(model.tokenize(pairs[:128])).std()
     head = model.module.get_parameter("classifier.weight")

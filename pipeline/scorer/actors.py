@@ -73,16 +73,16 @@ def score_lists(
     """
     import ray
 
-    from pipeline.models import locate
     from pipeline.ray_session import actor_keys, ensure_ray, explained_ray_errors, require_resources
+    from pipeline.scorer.load import check_scorer
 
-    if trained_by is None:
-        locate(section.model)  # what an actor finds wrong at its start reaches nobody in full
     ensure_ray(ray_section)
     require_resources(actor_keys("scorer"), section.actors, section.cpus_per_actor, section.gpus_per_actor)
     slices = [ray.put(each) for each in _slices(lists)]
     if not slices:
         return
+    if trained_by is None:
+        check_scorer(section)  # what an actor finds wrong at its start reaches nobody in full
     scored = ray.data.from_arrow_refs(slices).map_batches(
         ScoreLists,
         batch_size=None,

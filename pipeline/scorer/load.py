@@ -37,13 +37,13 @@ _PROMPTS = {"t5": t5.PROMPT, "causal": causal.PROMPT, "encoder": encoder.PROMPT}
 _log = logging.getLogger(__name__)
 
 
-def load_scorer_model(section: ScorerSection, folder: Path | None = None, seed: int = 0) -> PairModel:
+def load_scorer_model(section: ScorerSection, folder: Path | None = None, seed: int | None = None) -> PairModel:
     """The reranker of `folder`, or the recipe's model; weights float32, on the CPU.
 
     What was saved here is read as it was trained: its scorer.json, not the section, decides kind, strategy, longest
-    input and truncation. An encoder without a head gets one, drawn from `seed`. Where the model has fewer positions
-    than `max_tokens`, its contract has their number. Raises RayrieverError when there is no such model, or it is
-    none that the section describes.
+    input and truncation. An encoder without a head gets one to be trained, drawn from `seed`. Where the model has
+    fewer positions than `max_tokens`, its contract has their number. Raises RayrieverError when there is no such
+    model, it is none that the section describes, or it has no head and there is no seed.
     """
     name = str(folder) if folder is not None else section.model
     place = folder or _opened(section.model)
@@ -51,7 +51,9 @@ def load_scorer_model(section: ScorerSection, folder: Path | None = None, seed: 
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         contract = read_contract(Path(place)) or _contract(section, name, kind_of(config, name))
         _check_strategy(contract, name)
-        module = _weights(place, config, contract.kind, seed)
+        if seed is None:
+            _check_head(config, contract.kind, name)
+        module = _weights(place, config, contract.kind, seed or 0)
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise RayrieverError(
@@ -60,6 +62,12 @@ def load_scorer_model(section: ScorerSection, folder: Path | None = None, seed: 
         ) from error
     _check_tokenizer(tokenizer, name)
     return _KINDS[contract.kind](module, tokenizer, _within_positions(contract, module, name))
+
+
+def check_scorer(section: ScorerSection) -> None:
+    """Raises RayrieverError, before any weights are loaded, when the recipe's model is not there or has no head."""
+    config = AutoConfig.from_pretrained(_opened(section.model), trust_remote_code=False)
+    _check_head(config, kind_of(config, section.model), section.model)
 
 
 def kind_of(config: PretrainedConfig, name: str) -> Kind:
@@ -94,6 +102,19 @@ def _contract(section: ScorerSection, name: str, kind: Kind) -> Contract:
     return Contract(kind, section.strategy, section.max_tokens, section.truncation, _PROMPTS[kind])
 
 
+def _headless(config: PretrainedConfig, kind: Kind) -> bool:
+    return kind == "encoder" and not (config.architectures or [""])[0].endswith("ForSequenceClassification")
+
+
+def _check_head(config: PretrainedConfig, kind: Kind, name: str) -> None:
+    """Scores of a head that nobody has trained would put passages in any order."""
+    if _headless(config, kind):
+        raise RayrieverError(
+            f"scorer.model {name}: an encoder without a head of a reranker cannot score. "
+            "Name a cross-encoder, a T5, or the workspace of a run that has trained a reranker."
+        )
+
+
 def _check_strategy(contract: Contract, name: str) -> None:
     allowed = {"t5": ("difference", "softmax", "extra_id"), "causal": ("difference", "softmax")}
     if contract.strategy not in allowed.get(contract.kind, ("difference",)):
@@ -110,7 +131,7 @@ def _check_strategy(contract: Contract, name: str) -> None:
 
 def _weights(place: Path | str, config: PretrainedConfig, kind: Kind, seed: int) -> PreTrainedModel:
     options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False, "use_safetensors": True}
-    headless = kind == "encoder" and not (config.architectures or [""])[0].endswith("ForSequenceClassification")
+    headless = _headless(config, kind)
     if headless:
         config.num_labels = 1
     with _quiet(), torch.random.fork_rng(devices=[]):

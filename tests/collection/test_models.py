@@ -78,7 +78,7 @@ def test_a_named_reranker_is_published_and_gives_the_scores_of_its_own_folder(
     ray_cluster: None,
 ):
     section = ScorerSection(model=str(tiny_encoder), max_tokens=64, dtype="float32")
-    model = load_scorer_model(section)
+    model = load_scorer_model(section, seed=0)
     model.save(tmp_path / "reranker")
     served = recipe.serve.model_copy(update={"reranker": str(tmp_path / "reranker"), "rerank_depth": 7})
     recipe = recipe.model_copy(update={"serve": served})

@@ -105,7 +105,7 @@ def test_server_that_was_away_for_seconds_is_full_again_soon(length_s: float):
         sent.append(clock.now)
         return ("busy", 0.005) if begins <= clock.now < begins + 5 else ("answered", length_s)
 
-    serve(lane, clock, begins + 5 + 3 * length_s, answer)
+    serve(lane, clock, begins + 15 + 3 * length_s, answer)
     assert any(begins <= at < begins + 5 for at in sent), "it was asked while it was away"
     assert any(begins + 5 <= at < begins + 15 for at in sent) and lane.limit >= 16
 

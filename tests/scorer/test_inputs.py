@@ -15,7 +15,7 @@ LONG = "bees fly over the hills and far away " * 100
 
 
 def _open(folder: Path, **fields: object) -> PairModel:
-    return load_scorer_model(ScorerSection(model=str(folder), **fields))
+    return load_scorer_model(ScorerSection(model=str(folder), **fields), seed=0)
 
 
 def _read(model: PairModel, query: str, passage: str, **fields: int) -> str:

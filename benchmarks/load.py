@@ -17,6 +17,7 @@ import numpy as np
 Body = Callable[[], Any]  # what the next request sends
 Right = Callable[[Any, Any], bool]  # whether an answer is the right one to what was sent
 _TIMEOUT_S = 120.0
+_RETRY_AFTER_S = 0.5  # doubled by every try, as OpenAI's client does
 
 
 @dataclass
@@ -28,6 +29,7 @@ class Outcome:
     refused: list[float] = field(default_factory=list)  # of those with 429 or 503
     statuses: Counter[int] = field(default_factory=Counter)  # 0: no answer
     wrong: int = 0  # of those with status 200
+    sent_again: Counter[int] = field(default_factory=Counter)  # tries that were repeated, by status
 
     def add(self, status: int, latency: float) -> None:
         self.statuses[status] += 1
@@ -72,8 +74,15 @@ def closed_loop(url: str, body: Body, clients: int, seconds: float, right: Right
     return _measured(url, body, work, right)
 
 
-def open_loop(url: str, body: Body, per_s: float, seconds: float, right: Right | None = None) -> Outcome:
-    """Requests come as a Poisson process, whether or not those before are answered."""
+def open_loop(
+    url: str, body: Body, per_s: float, seconds: float, right: Right | None = None, retries: int = 0
+) -> Outcome:
+    """Requests come as a Poisson process, whether or not those before are answered.
+
+    Args:
+        retries: times that a request without an answer, or with status 429 or 5xx, is sent again, as official clients
+            do; its latency is that of all its tries.
+    """
 
     async def work(send: Callable[[], Awaitable[None]]) -> None:
         chance, began, due = random.Random(0), time.perf_counter(), 0.0
@@ -82,25 +91,37 @@ def open_loop(url: str, body: Body, per_s: float, seconds: float, right: Right |
                 await asyncio.sleep(max(0.0, began + due - time.perf_counter()))
                 group.create_task(send())  # type: ignore[arg-type]
 
-    return _measured(url, body, work, right)
+    return _measured(url, body, work, right, retries)
 
 
 def _measured(
-    url: str, body: Body, work: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]], right: Right | None
+    url: str,
+    body: Body,
+    work: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
+    right: Right | None,
+    retries: int = 0,
 ) -> Outcome:
     async def run() -> Outcome:
         outcome = Outcome()
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
 
-            async def send() -> None:
-                sent, began, status, read = body(), time.perf_counter(), 0, b""
+            async def once(sent: Any) -> tuple[int, bytes]:
                 try:
                     async with session.post(url, json=sent) as answer:
-                        read = await answer.read()
-                        status = answer.status
+                        return answer.status, await answer.read()
                 except (aiohttp.ClientError, TimeoutError):
-                    pass
+                    return 0, b""
+
+            async def send() -> None:
+                sent, began = body(), time.perf_counter()
+                status, read = await once(sent)
+                for number in range(retries):
+                    if status not in (0, 429) and status < 500:
+                        break
+                    outcome.sent_again[status] += 1
+                    await asyncio.sleep(_RETRY_AFTER_S * 2**number)
+                    status, read = await once(sent)
                 outcome.add(status, time.perf_counter() - began)
                 if right is not None and status == 200 and not right(sent, json.loads(read)):
                     outcome.wrong += 1

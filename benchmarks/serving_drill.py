@@ -1,7 +1,12 @@
 """What a server does that is asked too much, or loses its replicas while its collection changes.
 
 overload: 10 times the rate that it sustains, for a minute. soak: 70 % of that rate while a generation is switched every
-two minutes and a replica killed every minute; every answer is compared with the one that a quiet server gave.
+two minutes and a replica killed every minute; every tenth search is reranked, and every answer is compared with the one
+that the quiet server gave. That takes models in float32: in bfloat16 an answer depends on what it shared a batch with.
+
+    python benchmarks/serving_drill.py soak --seconds 1200 --set serve.together=false --set 'serve.gateways=[2,2]' \\
+        --set 'serve.encoders=[2,2]' --set 'serve.slot_replicas=[2,2]' --set 'serve.rerankers=[2,2]' \\
+        --set encoder.dtype=float32 --set scorer.dtype=float32
 """
 
 from __future__ import annotations
@@ -26,9 +31,12 @@ from pipeline.recipe import load_recipe
 _CLIENTS = 16
 _MEASURE_S = 10.0
 _QUERIES = 50
+_RERANKED = 0.1  # of the searches of a soak
 # A server has recovered when so many searches one after the other were answered
 _IN_A_ROW = 10
-PARTS = ("gateway", "encoder", "vectors-0", "texts-0", "librarian")
+_RETRIES = 2  # of OpenAI's and Cohere's clients
+_SCORE_TOLERANCE = 1e-5
+PARTS = ("gateway", "encoder", "vectors-0", "texts-0", "librarian", "reranker")
 
 
 def main() -> None:
@@ -42,7 +50,10 @@ def main() -> None:
         chance = random.Random(6)
 
         def body() -> dict[str, Any]:
-            return {"query": chance.choice(queries), "top_k": 10}
+            query = chance.choice(queries)
+            if arguments.drill == "overload":
+                return {"query": query, "top_k": 10}
+            return _asked(query, rerank=chance.random() < _RERANKED)
 
         closed_loop(f"{url}/v1/search", body, _CLIENTS, _MEASURE_S)  # the warm-up
         quiet = closed_loop(f"{url}/v1/search", body, _CLIENTS, _MEASURE_S)
@@ -92,8 +103,9 @@ def overload(arguments: argparse.Namespace, drilled: Drilled) -> dict[str, objec
 
 def soak(arguments: argparse.Namespace, drilled: Drilled) -> dict[str, object]:
     wanted = {
-        query: _hits(httpx.post(f"{drilled.url}/v1/search", json={"query": query}, timeout=60).json())
+        (query, rerank): _hits(httpx.post(f"{drilled.url}/v1/search", json=_asked(query, rerank), timeout=60).json())
         for query in drilled.queries
+        for rerank in (False, True)
     }
     together = load_recipe(str(arguments.workspace / "recipe.yaml"), arguments.set).serve.together
     parts = PARTS[:1] if together else PARTS
@@ -130,7 +142,8 @@ def soak(arguments: argparse.Namespace, drilled: Drilled) -> dict[str, object]:
             drilled.body,
             0.7 * drilled.sustained,
             arguments.seconds,
-            lambda sent, answer: _hits(answer) == wanted[sent["query"]],
+            lambda sent, answer: _same(_hits(answer), wanted[sent["query"], sent["rerank"]]),
+            _RETRIES,
         )
         stop.set()
     generation = httpx.get(f"{drilled.url}/info").json()["collections"]["live"]["generation"]
@@ -140,6 +153,7 @@ def soak(arguments: argparse.Namespace, drilled: Drilled) -> dict[str, object]:
         "answered": len(outcome.answered),
         "wrong": outcome.wrong,
         **{f"answered_{what}": value for what, value in percentiles(outcome.answered).items()},
+        "sent_again": {str(status): count for status, count in sorted(outcome.sent_again.items())},
         "refused": len(outcome.refused),
         "failed": outcome.failed(),
         "statuses": {str(status): count for status, count in sorted(outcome.statuses.items())},
@@ -151,8 +165,22 @@ def soak(arguments: argparse.Namespace, drilled: Drilled) -> dict[str, object]:
     }
 
 
-def _hits(answer: Any) -> list[str]:
-    return [hit["id"] for hit in answer["results"][0]["hits"]]
+def _asked(query: str, rerank: bool) -> dict[str, Any]:
+    return {"query": query, "top_k": 10, "rerank": rerank}
+
+
+def _hits(answer: Any) -> list[tuple[str, float]]:
+    return [(hit["id"], hit["score"]) for hit in answer["results"][0]["hits"]]
+
+
+def _same(got: list[tuple[str, float]], wanted: list[tuple[str, float]]) -> bool:
+    """Whether two lists of hits are one, but for the order of equal scores, and which of those equal to the last."""
+    if len(got) != len(wanted) or any(
+        abs(a - b) > _SCORE_TOLERANCE for (_, a), (_, b) in zip(got, wanted, strict=True)
+    ):
+        return False
+    last = wanted[-1][1] + 2 * _SCORE_TOLERANCE
+    return {name for name, score in got if score > last} == {name for name, score in wanted if score > last}
 
 
 def _replica(server: psutil.Process, part: str) -> psutil.Process:

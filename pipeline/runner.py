@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 from pipeline import __version__
 from pipeline.errors import RayrieverError, root_cause
 from pipeline.evaluation.stage import last_evaluation, publish
+from pipeline.lease import Lease, held
 from pipeline.memory import PeakMemory
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
@@ -88,13 +89,13 @@ def run(recipe: Recipe, listener: Listener, start: str | None = None, until: str
     workspace = Workspace(recipe.workspace)
     workspace.check_writable()
     finished: dict[str, Artifact] = {}
-    with workspace.lock(), _readable_errors(workspace):
+    with _readable_errors(workspace), held(workspace) as lease:
         steps = plan(recipe, workspace, start, until)
         for step in steps:
             if step.present is None:
                 _ = step.estimate  # before anything is asked: afterwards it would know the answers
         for step in steps:
-            finished[step.stage.name] = _bring_about(step, recipe, workspace, finished, listener)
+            finished[step.stage.name] = _bring_about(step, recipe, workspace, lease, finished, listener)
         if (evaluated := last_evaluation(finished)) is not None:
             # On every run: under these paths the report is that of the recipe that was run last.
             publish(evaluated)
@@ -109,18 +110,21 @@ def _bring_about(
     step: PlannedStage,
     recipe: Recipe,
     workspace: Workspace,
+    lease: Lease,
     finished: Mapping[str, Artifact],
     listener: Listener,
 ) -> Artifact:
     if step.present is not None:
         listener.reused(step.present)
         return step.present
+    lease.check()
     progress = listener.started(step.stage)
     out = ArtifactWriter(workspace, step.stage.name, step.key)
     inputs = {name: finished[name] for name in step.stage.inputs}
     began = time.monotonic()
     with PeakMemory() as memory:
         step.stage.run(StageContext(recipe, inputs, out, workspace, progress))
+    lease.check()
     artifact = out.commit(
         inputs=_identities(inputs.values()),
         section=step.section,

@@ -99,26 +99,6 @@ class Workspace:
             self.write_bytes(probe, b"ok")
             self.filesystem.delete_file(probe)
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold this local workspace for one run. The kernel lets go when the process dies, however it dies.
-
-        An object store has no such lock: there, artifacts stay whole but two runs may do the same work twice.
-        """
-        if not self.is_local:
-            yield
-            return
-        import fcntl
-
-        with open(self.path("run.lock"), "a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RayrieverError(
-                    f"workspace {self.uri}: another run is using it. Wait for it, or give this run its own workspace."
-                ) from error
-            yield
-
     def artifact(self, stage: str, key: str) -> Artifact | None:
         """The finished artifact, or None where the stage never finished under this key."""
         path = self.path("stages", stage, key, MANIFEST)

@@ -2,9 +2,7 @@
 
 import errno
 import json
-import multiprocessing
 import os
-import signal
 from pathlib import Path
 
 import pyarrow as pa
@@ -74,32 +72,6 @@ def test_changed_file_of_an_artifact_is_noticed(tmp_path: Path):
     Path(artifact.folder, "d/f").write_bytes(b"cOntent")
     with pytest.raises(RayrieverError, match=r"missing or changed.*--from s"):
         artifact.file("d", "f")
-
-
-def test_second_run_in_one_workspace_is_refused(tmp_path: Path):
-    workspace = Workspace(str(tmp_path))
-    with workspace.lock(), pytest.raises(RayrieverError, match="another run"), Workspace(str(tmp_path)).lock():
-        pass
-    with workspace.lock():
-        pass
-
-
-def _hold(path: str, ready: "multiprocessing.synchronize.Event") -> None:
-    with Workspace(path).lock():
-        ready.set()
-        signal.pause()
-
-
-def test_lock_of_a_killed_run_is_gone(tmp_path: Path):
-    context = multiprocessing.get_context("spawn")
-    ready = context.Event()
-    holder = context.Process(target=_hold, args=(str(tmp_path), ready))
-    holder.start()
-    assert ready.wait(30)
-    os.kill(holder.pid, signal.SIGKILL)
-    holder.join()
-    with Workspace(str(tmp_path)).lock():
-        pass
 
 
 def test_write_errors_become_one_readable_message():

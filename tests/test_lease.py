@@ -1,0 +1,95 @@
+"""One run at a time in a workspace, on a local disk and in a bucket."""
+
+import multiprocessing
+import os
+import re
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import RayrieverError
+from pipeline.lease import OWNER_VARIABLE, held
+from pipeline.workspace import Workspace
+
+BEAT_S, LOST_S = 1.1, 4.0  # moto's times are whole seconds
+
+
+def _hold(uri: str, ready: "multiprocessing.synchronize.Event") -> None:
+    with held(Workspace(uri), BEAT_S, LOST_S):
+        ready.set()
+        signal.pause()
+
+
+@pytest.fixture(params=["local", "bucket"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "local":
+        return str(tmp_path)
+    return f"s3://library/held?{request.getfixturevalue('bucket')}"
+
+
+def test_second_run_in_one_workspace_is_refused_with_the_name_of_the_first(uri: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(OWNER_VARIABLE, "ada's nightly run")
+    wanted = r"ada's nightly run has been using it since 20\d\d-.*Wait for it"
+    with held(Workspace(uri), BEAT_S, LOST_S):
+        monkeypatch.setenv(OWNER_VARIABLE, "bob")
+        with pytest.raises(RayrieverError, match=wanted), held(Workspace(uri), BEAT_S, LOST_S):
+            pass
+    with held(Workspace(uri), BEAT_S, LOST_S) as lease:
+        lease.check()
+
+
+def test_workspace_of_a_killed_run_is_free_again(uri: str):
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    holder = context.Process(target=_hold, args=(uri, ready))
+    holder.start()
+    assert ready.wait(60)
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    with held(Workspace(uri), BEAT_S, LOST_S) as lease:
+        lease.check()
+
+
+def test_of_runs_that_begin_together_never_two_hold_a_bucket(bucket: str):
+    """Both write, then look: neither may take the other's claim for one that came too late."""
+    uri = f"s3://library/race?{bucket}"
+    holders, most, held_by = [0], [0], list[int]()
+    counting = threading.Lock()
+
+    def work(number: int) -> None:
+        try:
+            with held(Workspace(uri), BEAT_S, LOST_S):
+                with counting:
+                    holders[0] += 1
+                    most[0] = max(most[0], holders[0])
+                    held_by.append(number)
+                time.sleep(3 * BEAT_S)
+                with counting:
+                    holders[0] -= 1
+        except RayrieverError as error:
+            assert re.search("has been using it since", str(error))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] and held_by
+    assert Workspace(uri).list_files("claims") == []
+
+
+def test_a_run_that_was_cut_off_from_its_bucket_stops(bucket: str):
+    """Another one may have begun: what both write would be removed by the other."""
+    workspace = Workspace(f"s3://library/away?{bucket}")
+    with held(workspace, BEAT_S, LOST_S) as lease:
+        lease.check()
+        for path in workspace.list_files("claims"):
+            workspace.filesystem.delete_file(path)
+        deadline = time.monotonic() + 30
+        with pytest.raises(RayrieverError, match="another run may have begun"):
+            while time.monotonic() < deadline:
+                lease.check()
+                time.sleep(0.1)

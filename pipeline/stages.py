@@ -78,6 +78,7 @@ _EVERY_STAGE: tuple[Stage, ...] = (
         run=encode.run_base,
         estimate=encode.estimate,
         external=encode.external,
+        goes_on=True,
     ),
     Stage(
         name="index_base",
@@ -128,6 +129,7 @@ _EVERY_STAGE: tuple[Stage, ...] = (
         run=encode.run_tuned,
         estimate=encode.estimate,
         external=encode.external,
+        goes_on=True,
     ),
     Stage(
         name="index_tuned",
@@ -168,6 +170,7 @@ _EVERY_STAGE: tuple[Stage, ...] = (
         run=encode.run_aligned,
         estimate=encode.estimate,
         external=encode.external,
+        goes_on=True,
         needs="align",
     ),
     Stage(

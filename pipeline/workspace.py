@@ -218,11 +218,17 @@ class Artifact:
 
 @dataclass
 class ArtifactWriter:
-    """An artifact in the making; nothing of it is visible to readers before `commit`."""
+    """An artifact in the making; nothing of it is visible to readers before `commit`.
+
+    Args:
+        made_of: stands for all that its parts depend on. An attempt of the same that did not finish is gone on with:
+            its parts are there already (`part_names`). None: what did not finish is removed.
+    """
 
     workspace: Workspace
     stage: str
     key: str
+    made_of: str | None = None
     outcomes: Counter[str] = field(default_factory=Counter)
     llm: Counter[str] = field(default_factory=Counter)  # see Manifest
     _tables: dict[str, TableEntry] = field(default_factory=dict)
@@ -231,10 +237,17 @@ class ArtifactWriter:
     _after_commit: list[Callable[[], None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.attempt = uuid.uuid4().hex[:8]
-        self.folder = self.workspace.path("stages", self.stage, self.key, self.attempt)
         finished = self.workspace.artifact(self.stage, self.key)
-        self._remove_attempts({self.attempt} | ({finished.manifest.attempt} if finished else set()))
+        kept = {finished.manifest.attempt} if finished else set()
+        self.attempt = self._unfinished(kept) or "-".join([*filter(None, [self.made_of]), uuid.uuid4().hex[:8]])
+        self.folder = self.workspace.path("stages", self.stage, self.key, self.attempt)
+        self._remove_attempts({self.attempt} | kept)
+
+    def _unfinished(self, finished: set[str]) -> str | None:
+        if self.made_of is None:
+            return None
+        attempts = set(self.workspace.list_folders("stages", self.stage, self.key)) - finished
+        return next((each for each in sorted(attempts) if each.startswith(f"{self.made_of}-")), None)
 
     def table(self, name: str, rows: pa.Table | Iterable[pa.Table], schema: pa.Schema) -> int:
         """Write a table in one part per element of `rows`; returns the number of rows."""
@@ -251,8 +264,7 @@ class ArtifactWriter:
 
     def adopt_parts(self, name: str, schema: pa.Schema) -> int:
         """Register the Parquet parts that workers wrote below `part_folder(name)`; returns the number of rows."""
-        files = self.workspace.list_files("stages", self.stage, self.key, self.attempt, name)
-        paths = [path for path in files if path.endswith(".parquet")]
+        paths = [f"{self.folder}/{name}/{part}" for part in self.part_names(name)]
         count: int = sum(pq.read_metadata(p, filesystem=self.workspace.filesystem).num_rows for p in paths)
         relative = [p[len(self.folder) + 1 :] for p in paths]
         self._tables[name] = TableEntry(relative, count, {f.name: str(f.type) for f in schema})
@@ -261,6 +273,12 @@ class ArtifactWriter:
     def parts(self, name: str) -> list[str]:
         """Paths of the parts of a table written so far, for workers of the same stage."""
         return [f"{self.folder}/{part}" for part in self._tables[name].parts]
+
+    def part_names(self, name: str) -> list[str]:
+        """Of the Parquet parts that workers have written below `part_folder(name)`, sorted."""
+        folder = self.part_folder(name)
+        files = self.workspace.list_files("stages", self.stage, self.key, self.attempt, name)
+        return [path[len(folder) + 1 :] for path in files if path.endswith(".parquet")]
 
     def part_folder(self, name: str) -> str:
         return f"{self.folder}/{name}"

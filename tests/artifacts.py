@@ -16,7 +16,7 @@ from pipeline.recipe import Recipe
 from pipeline.stage import StageContext
 from pipeline.workspace import Artifact, ArtifactWriter, Workspace
 
-_ABOUT = {"inputs": {}, "section": {}, "code_version": "", "finished_at": "", "seconds": 0.0, "peak_memory_mb": 0.0}
+ABOUT = {"inputs": {}, "section": {}, "code_version": "", "finished_at": "", "seconds": 0.0, "peak_memory_mb": 0.0}
 
 
 class Shelf:
@@ -32,7 +32,7 @@ class Shelf:
         out = ArtifactWriter(self.workspace, name, "0")
         chosen = {each: self.finished[each] for each in inputs}
         stage(StageContext(self.recipe, chosen, out, self.workspace, Silent()))
-        self.finished[name] = out.commit(**_ABOUT)
+        self.finished[name] = out.commit(**ABOUT)
         return self.finished[name]
 
     def corpus(self, passages: Sequence[dict[str, str]], duplicates: dict[str, str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,15 +54,15 @@ class EncodePassages:
         counts = [self._encode(**row) for row in slices.to_pylist()]
         return pa.table({"rows": counts, "encoder": [json.dumps(asdict(self.identity))] * len(counts)})
 
-    def _encode(self, part: str, start: int, number: int) -> int:
-        passages = self._read(part).slice(start, _SLICE_ROWS)
+    def _encode(self, part: str, start: int, rows: int, number: int) -> int:
+        passages = self._read(part).slice(start, rows)
         ids = passages["passage_id"].to_pylist()
         texts = map(full_text, passages["title"].to_pylist(), passages["text"].to_pylist())
         vectors = self.encoder.encode_passages(list(texts))
         schema = vector_schema(self.encoder.dimension)
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), self.encoder.dimension)
         # Named by position: a retried slice replaces its part instead of adding one.
-        target = f"{self.folder}/part-{number:06d}.parquet"
+        target = f"{self.folder}/{_part_name(number)}"
         self.workspace.write_table(target, pa.Table.from_arrays([pa.array(ids), column], schema=schema))
         return len(ids)
 
@@ -104,7 +104,11 @@ def encode_corpus(ctx: StageContext, training: str | None) -> None:
     ensure_ray(ctx.recipe.ray)
     corpus = ctx.inputs["corpus"]
     require_resources(actor_keys("encoder"), section.actors, section.cpus_per_actor, section.gpus_per_actor)
-    slices = _slices(corpus, ctx.workspace)
+    places = _places(corpus, ctx.workspace)
+    # Of an attempt that died. The last one is made again: whose vectors they are is told by an actor.
+    there = set(ctx.out.part_names("vectors")) - {_part_name(len(places) - 1)}
+    missing = [place for number, place in enumerate(places) if _part_name(number) not in there]
+    slices = [pa.table({name: [value] for name, value in asdict(place).items()}) for place in missing]
     trained_by = None if training is None else ctx.inputs[training].manifest.place
     # Actors read their own slices: with a reader beside them, actors that hold every CPU would wait for it for ever.
     counts = ray.data.from_arrow(slices).map_batches(
@@ -116,7 +120,8 @@ def encode_corpus(ctx: StageContext, training: str | None) -> None:
         compute=ray.data.ActorPoolStrategy(size=min(section.actors, len(slices))),
         fn_constructor_args=(section, trained_by, ctx.workspace.uri, ctx.out.part_folder("vectors")),
     )
-    done, total, encoder = 0, corpus.rows("passages"), "{}"
+    total, encoder = corpus.rows("passages"), "{}"
+    done = total - sum(place.rows for place in missing)
     with explained_ray_errors("encoder: an actor", "One killed for memory needs a smaller encoder.tokens_per_batch."):
         for row in counts.iter_rows():
             done, encoder = done + row["rows"], row["encoder"]
@@ -135,16 +140,27 @@ def identity_of(encoded: Artifact) -> EncoderIdentity:
     return EncoderIdentity(**json.loads(encoded.file(IDENTITY, _IDENTITY_FILE).read_text(encoding="utf-8")))
 
 
-def _slices(corpus: Artifact, workspace: Workspace) -> list[pa.Table]:
-    """One row per call of an actor: which rows of which part, and the number of the result."""
-    places = [
-        (part, start)
-        for part in corpus.parts("passages")
-        for start in range(0, pq.read_metadata(part, filesystem=workspace.filesystem).num_rows, _SLICE_ROWS)
-    ]
-    return [
-        pa.table({"part": [part], "start": [start], "number": [number]}) for number, (part, start) in enumerate(places)
-    ]
+@dataclass(frozen=True)
+class _Place:
+    """What a call of an actor encodes: rows of a part of the corpus, and the number of the part that it writes."""
+
+    part: str
+    start: int
+    rows: int
+    number: int
+
+
+def _places(corpus: Artifact, workspace: Workspace) -> list[_Place]:
+    places: list[_Place] = []
+    for part in corpus.parts("passages"):
+        rows = pq.read_metadata(part, filesystem=workspace.filesystem).num_rows
+        for start in range(0, rows, _SLICE_ROWS):
+            places.append(_Place(part, start, min(_SLICE_ROWS, rows - start), len(places)))
+    return places
+
+
+def _part_name(number: int) -> str:
+    return f"part-{number:06d}.parquet"
 
 
 def external(recipe: Recipe) -> str:

@@ -133,7 +133,9 @@ def _variables(names: list[str]) -> dict[str, str]:
 def _follow(jobs: Jobs, job_id: str, to_stderr: bool) -> None:
     async def show() -> None:
         async for lines in jobs.follow(job_id):
-            (err.file.write if to_stderr else print_text)(lines)
+            shown = err if to_stderr else out
+            shown.file.write(lines)
+            shown.file.flush()
 
     try:
         asyncio.run(show())

@@ -9,12 +9,13 @@ import shlex
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+
+from aiohttp import ClientError
 
 from pipeline.errors import RayrieverError
 from pipeline.lease import OWNER_VARIABLE
@@ -25,6 +26,8 @@ _WORKSPACE = "rayriever_workspace"
 # Never sent along: what a job does not read, or must not hold
 _LEFT_OUT = ("**/.git", "**/.venv*", "**/.env*", "**/__pycache__", "**/.*_cache", "workspace", "workspaces")
 _POLLED_EVERY_S = 1.0
+_ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+_GONE = "\n(The rest of the log cannot be read: it is on the node that ran the job.)\n"
 
 
 @dataclass(frozen=True)
@@ -108,12 +111,13 @@ class Jobs:
     """
 
     def __init__(self, address: str | None = None, token: str | None = None) -> None:
-        self.address = address or os.environ.get("RAY_API_SERVER_ADDRESS") or "http://127.0.0.1:8265"
+        self.address = address or os.environ.get(_ADDRESSES[0]) or "http://127.0.0.1:8265"
         with _readable(self.address):
             from ray.job_submission import JobSubmissionClient
 
             headers = {"Authorization": f"Bearer {token}"} if token else None
-            self._client = JobSubmissionClient(self.address, headers=headers)
+            with _without(*_ADDRESSES):  # they would win over what was asked for
+                self._client = JobSubmissionClient(self.address, headers=headers)
 
     def submit(self, submission: Submission) -> str:
         """Start a job; returns its id."""
@@ -122,13 +126,13 @@ class Jobs:
             submitted: str = self._client.submit_job(
                 entrypoint=command,
                 runtime_env=submission.environment(),
-                metadata={_WORKSPACE: _without_password(workspace)},
+                metadata={_WORKSPACE: workspace},
                 entrypoint_num_cpus=submission.driver_cpus or None,
             )
         return submitted
 
     def all(self) -> list[Job]:
-        """Those of the `rayriever` command, the newest first."""
+        """Those that were submitted, the newest first."""
         with _readable(self.address):
             found = [_job(details) for details in self._client.list_jobs() if details.submission_id]
         return sorted(found, key=lambda job: job.started or "", reverse=True)
@@ -138,21 +142,22 @@ class Jobs:
             return _job(self._client.get_job_info(job_id))
 
     async def follow(self, job_id: str) -> AsyncIterator[str]:
-        """What the job prints, until it ends, also where the connection closes before all was told."""
+        """What the job prints, until it ends, also where the connection breaks in between."""
         told = 0
-        while True:
-            ended = self.get(job_id).status in ENDED
-            if ended:
-                yield self.logs(job_id)[told:]
-                return
+        while self.get(job_id).status not in ENDED:
             seen = 0
-            with _readable(self.address):
+            # Whether the server is gone, or only this connection, shows when it is asked again
+            with suppress(*_ray_errors(), ClientError):
                 async for lines in self._client.tail_job_logs(job_id):  # from the first line on
                     seen += len(lines)
                     if seen > told:
                         yield lines[told - seen :]
                         told = seen
             await asyncio.sleep(_POLLED_EVERY_S)
+        try:
+            yield self.logs(job_id)[told:]
+        except RayrieverError:
+            yield _GONE
 
     def logs(self, job_id: str) -> str:
         with _readable(self.address):
@@ -175,12 +180,25 @@ class Jobs:
 
 @contextmanager
 def _readable(address: str) -> Iterator[None]:
-    from ray.exceptions import RayError
-
     try:
         yield
-    except (RayError, RuntimeError, ValueError, OSError) as error:
+    except _ray_errors() as error:
         raise RayrieverError(f"cluster {address}: {' '.join(str(error).split())[:500]}") from error
+
+
+def _ray_errors() -> tuple[type[Exception], ...]:
+    from ray.exceptions import RayError
+
+    return (RayError, RuntimeError, ValueError, OSError)
+
+
+@contextmanager
+def _without(*names: str) -> Iterator[None]:
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 def _job(details: Any) -> Job:
@@ -197,9 +215,3 @@ def _job(details: Any) -> Job:
 
 def _iso(milliseconds: int | None) -> str | None:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds") if milliseconds else None
-
-
-def _without_password(uri: str) -> str:
-    """Keys may stand in an S3 URI, for pyarrow; the dashboard shows what a job is said to be about."""
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rsplit("@", 1)[-1])) if "://" in uri else uri

@@ -44,6 +44,7 @@ class PlannedStage:
     section: dict[str, Any]
     recipe: Recipe
     inputs: Mapping[str, PlannedStage]
+    forced: bool  # nothing that is there of it is used
 
     @cached_property
     def estimate(self) -> Estimate:
@@ -75,7 +76,7 @@ def plan(
         if present is not None and present.manifest.inputs != _identities(planned[n].present for n in stage.inputs):
             present = None  # made from an artifact that a forced rerun has replaced, or will
         inputs = {name: planned[name] for name in stage.inputs}
-        planned[stage.name] = PlannedStage(stage, key, present, section, recipe, inputs)
+        planned[stage.name] = PlannedStage(stage, key, present, section, recipe, inputs, forced)
         if stage.name == until:
             break
     return list(planned.values())
@@ -120,7 +121,8 @@ def _bring_about(
     lease.check()
     progress = listener.started(step.stage)
     inputs = {name: finished[name] for name in step.stage.inputs}
-    made_of = digest(_identities(inputs.values()))[:8] if step.stage.goes_on else None
+    goes_on = step.stage.goes_on and not step.forced
+    made_of = digest(_identities(inputs.values()))[:8] if goes_on else None
     out = ArtifactWriter(workspace, step.stage.name, step.key, made_of)
     began = time.monotonic()
     with PeakMemory() as memory:

@@ -280,6 +280,15 @@ class ArtifactWriter:
         files = self.workspace.list_files("stages", self.stage, self.key, self.attempt, name)
         return [path[len(folder) + 1 :] for path in files if path.endswith(".parquet")]
 
+    def part_rows(self, name: str, part: str) -> int | None:
+        """Rows of such a part; None where it cannot be read, as after a machine that lost its power."""
+        try:
+            metadata = pq.read_metadata(f"{self.part_folder(name)}/{part}", filesystem=self.workspace.filesystem)
+        except (OSError, pa.ArrowInvalid):
+            return None
+        rows: int = metadata.num_rows
+        return rows
+
     def part_folder(self, name: str) -> str:
         return f"{self.folder}/{name}"
 

@@ -4,14 +4,16 @@ import multiprocessing
 import os
 import re
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from moto.server import ThreadedMotoServer
 
 from pipeline.errors import RayrieverError
-from pipeline.lease import OWNER_VARIABLE, held
+from pipeline.lease import OWNER_VARIABLE, Lease, held
 from pipeline.workspace import Workspace
 
 BEAT_S, LOST_S = 1.1, 4.0  # moto's times are whole seconds
@@ -56,7 +58,7 @@ def test_workspace_of_a_killed_run_is_free_again(uri: str):
 def test_of_runs_that_begin_together_never_two_hold_a_bucket(bucket: str):
     """Both write, then look: neither may take the other's claim for one that came too late."""
     uri = f"s3://library/race?{bucket}"
-    holders, most, held_by = [0], [0], list[int]()
+    holders, most, held_by, refusals = [0], [0], list[int](), list[str]()
     counting = threading.Lock()
 
     def work(number: int) -> None:
@@ -70,26 +72,68 @@ def test_of_runs_that_begin_together_never_two_hold_a_bucket(bucket: str):
                 with counting:
                     holders[0] -= 1
         except RayrieverError as error:
-            assert re.search("has been using it since", str(error))
+            refusals.append(str(error))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert most == [1] and held_by
+    assert most == [1] and len(held_by) + len(refusals) == len(threads)
+    assert all(re.search("has been using it since", text) for text in refusals)
     assert Workspace(uri).list_files("claims") == []
 
 
-def test_a_run_that_was_cut_off_from_its_bucket_stops(bucket: str):
+def test_a_run_whose_claim_was_taken_for_a_dead_ones_stops(bucket: str):
     """Another one may have begun: what both write would be removed by the other."""
     workspace = Workspace(f"s3://library/away?{bucket}")
     with held(workspace, BEAT_S, LOST_S) as lease:
         lease.check()
         for path in workspace.list_files("claims"):
             workspace.filesystem.delete_file(path)
-        deadline = time.monotonic() + 30
-        with pytest.raises(RayrieverError, match="another run may have begun"):
-            while time.monotonic() < deadline:
-                lease.check()
-                time.sleep(0.1)
+        _await_the_end(lease)
+    assert workspace.list_files("claims") == []
+
+
+def test_a_run_that_is_cut_off_from_its_bucket_stops_and_says_so_even_if_the_bucket_comes_back(free_port: int):
+    server = ThreadedMotoServer(port=free_port, verbose=False)
+    server.start()
+    options = f"endpoint_override=127.0.0.1:{free_port}&scheme=http&allow_bucket_creation=true"
+    workspace = Workspace(f"s3://library/cut?{options}")
+    workspace.filesystem.create_dir("library")
+    with held(workspace, BEAT_S, LOST_S) as lease:
+        lease.check()
+        server.stop()
+        _await_the_end(lease)
+        server = ThreadedMotoServer(port=free_port, verbose=False)
+        server.start()
+        time.sleep(2 * BEAT_S)
+        with pytest.raises(RayrieverError):
+            lease.check()
+    server.stop()
+
+
+def test_an_error_of_the_run_is_not_hidden_by_a_bucket_that_is_gone(free_port: int):
+    server = ThreadedMotoServer(port=free_port, verbose=False)
+    server.start()
+    options = f"endpoint_override=127.0.0.1:{free_port}&scheme=http&allow_bucket_creation=true"
+    workspace = Workspace(f"s3://library/gone?{options}")
+    workspace.filesystem.create_dir("library")
+    with pytest.raises(RayrieverError, match="the stage's own"), held(workspace, BEAT_S, LOST_S):
+        server.stop()
+        raise RayrieverError("the stage's own")
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _await_the_end(lease: Lease) -> None:
+    deadline = time.monotonic() + 60
+    with pytest.raises(RayrieverError, match="another may have begun"):
+        while time.monotonic() < deadline:
+            lease.check()
+            time.sleep(0.1)

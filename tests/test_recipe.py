@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import RayrieverError
-from pipeline.recipe import Recipe, Section, load_recipe, section_of
+from pipeline.recipe import Recipe, Section, load_recipe, make_recipe, section_of
 from pipeline.stages import stages_of
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
@@ -196,3 +196,17 @@ def test_sections_of_a_reranker_bring_their_stages_and_no_others(recipe):
     assert names(f"candidates: {{}}\n{LISTS}") == ["candidates", "permutations"]
     assert names("permutations: {path: r}\nrerank: {}") == ["permutations", "rerank", "evaluate_reranker"]
     assert names(f"sparse: {{model: x}}\ncandidates: {{sources: [bm25, sparse]}}\n{LISTS}\nrerank: {{}}") == own
+
+
+@pytest.mark.parametrize("uri", ["s3://name:secret@bucket/x", "${STORE}", "https://name:secret@host:5000"])
+def test_keys_in_a_uri_are_refused_and_not_shown(uri: str, monkeypatch: pytest.MonkeyPatch):
+    """Manifests, logs and dashboards name workspaces and corpora."""
+    monkeypatch.setenv("STORE", "s3://name:secret@bucket/x")
+    with pytest.raises(RayrieverError, match="no keys in a URI") as caught:
+        make_recipe({"workspace": uri, "corpus": {"path": "."}}, [], "recipe r")
+    assert "secret" not in str(caught.value)
+
+
+def test_hosts_with_ports_and_anonymous_users_are_no_keys():
+    for uri in ("s3://bucket/x?endpoint_override=minio:9000&scheme=http", "gs://anonymous@bucket/x"):
+        assert make_recipe({"workspace": uri, "corpus": {"path": "."}}, [], "recipe r").workspace == uri

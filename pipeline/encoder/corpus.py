@@ -106,8 +106,8 @@ def encode_corpus(ctx: StageContext, training: str | None) -> None:
     require_resources(actor_keys("encoder"), section.actors, section.cpus_per_actor, section.gpus_per_actor)
     places = _places(corpus, ctx.workspace)
     # Of an attempt that died. The last one is made again: whose vectors they are is told by an actor.
-    there = set(ctx.out.part_names("vectors")) - {_part_name(len(places) - 1)}
-    missing = [place for number, place in enumerate(places) if _part_name(number) not in there]
+    there = {name: ctx.out.part_rows("vectors", name) for name in ctx.out.part_names("vectors")}
+    missing = [place for place in places[:-1] if there.get(_part_name(place.number)) != place.rows] + places[-1:]
     slices = [pa.table({name: [value] for name, value in asdict(place).items()}) for place in missing]
     trained_by = None if training is None else ctx.inputs[training].manifest.place
     # Actors read their own slices: with a reader beside them, actors that hold every CPU would wait for it for ever.

@@ -46,6 +46,7 @@ def make_recipe(content: dict[str, Any], overrides: list[str] | None, place: str
 
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+_URI_WITH_KEY = re.compile(r"(\w+://)[^/?#@:\s]*:[^/?#@\s]+(@[^/?#\s]*)")
 
 
 def _expanded(value: Any, place: str) -> Any:
@@ -54,7 +55,15 @@ def _expanded(value: Any, place: str) -> Any:
         return {name: _expanded(inner, place) for name, inner in value.items()}
     if isinstance(value, list):
         return [_expanded(inner, place) for inner in value]
-    return _VARIABLE.sub(lambda found: _variable(found, place), value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    expanded = _VARIABLE.sub(lambda found: _variable(found, place), value)
+    if found := _URI_WITH_KEY.search(expanded):
+        raise RayrieverError(
+            f"{place}: {found[1]}...{found[2]}: no keys in a URI: logs, manifests and dashboards show it. Give them as "
+            "the store's own clients take them: environment, profile, or the machine's role."
+        )
+    return expanded
 
 
 def _variable(found: re.Match[str], place: str) -> str:

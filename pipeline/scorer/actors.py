@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
@@ -78,11 +79,13 @@ def score_lists(
 
     ensure_ray(ray_section)
     require_resources(actor_keys("scorer"), section.actors, section.cpus_per_actor, section.gpus_per_actor)
-    slices = [ray.put(each) for each in _slices(lists)]
-    if not slices:
+    waiting = iter(lists)
+    first = next(waiting, None)
+    if first is None:
         return
     if trained_by is None:
         check_scorer(section)  # what an actor finds wrong at its start reaches nobody in full
+    slices = [ray.put(each) for each in _slices(chain([first], waiting))]
     scored = ray.data.from_arrow_refs(slices).map_batches(
         ScoreLists,
         batch_size=None,

@@ -47,7 +47,7 @@ def load_scorer_model(section: ScorerSection, folder: Path | None = None, seed: 
     """
     name = str(folder) if folder is not None else section.model
     place = folder or _opened(section.model)
-    try:
+    with _explained(name):
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         contract = read_contract(Path(place)) or _contract(section, name, kind_of(config, name))
         _check_strategy(contract, name)
@@ -55,19 +55,27 @@ def load_scorer_model(section: ScorerSection, folder: Path | None = None, seed: 
             _check_head(config, contract.kind, name)
         module = _weights(place, config, contract.kind, seed or 0)
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise RayrieverError(
-            f"scorer.model {name}: cannot be loaded ({error}). "
-            "Give a Hugging Face folder with safetensors, or connect to the model hub."
-        ) from error
     _check_tokenizer(tokenizer, name)
     return _KINDS[contract.kind](module, tokenizer, _within_positions(contract, module, name))
 
 
 def check_scorer(section: ScorerSection) -> None:
     """Raises RayrieverError, before any weights are loaded, when the recipe's model is not there or has no head."""
-    config = AutoConfig.from_pretrained(_opened(section.model), trust_remote_code=False)
+    place = _opened(section.model)
+    with _explained(section.model):
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
     _check_head(config, kind_of(config, section.model), section.model)
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise RayrieverError(
+            f"scorer.model {name}: cannot be loaded ({error}). "
+            "Give a Hugging Face folder with safetensors, or connect to the model hub."
+        ) from error
 
 
 def kind_of(config: PretrainedConfig, name: str) -> Kind:

@@ -179,10 +179,15 @@ def test_what_is_wrong_is_said_before_anything_is_sent(project: Project) -> None
     assert local.returncode == 1 and "a folder of this machine" in local.stderr
     outside = project.rayriever("submit", "recipe.yaml", "--folder", str(Path(__file__).parent))
     assert outside.returncode == 1 and "not below" in outside.stderr
+    keys = project.rayriever("submit", "recipe.yaml", "--set", "workspace=s3://name:secret@library/x")
+    assert keys.returncode == 1 and "no keys in a URI" in keys.stderr and "secret" not in keys.stderr
     missing = project.rayriever("submit", "recipe.yaml", "--env", "NO_SUCH_VARIABLE")
     assert missing.returncode == 1 and "NO_SUCH_VARIABLE" in missing.stderr
     command = [sys.executable, "-m", "pipeline.cli", "job", "list", "--address", "http://127.0.0.1:9"]
-    nobody = subprocess.run(command, env=project.cluster.environment, capture_output=True, text=True, timeout=120)
+    # Ray itself would let these decide, and send the folder to another cluster than the one that was named
+    elsewhere = {"RAY_ADDRESS": project.cluster.jobs_address, "RAY_API_SERVER_ADDRESS": project.cluster.jobs_address}
+    environment = project.cluster.environment | elsewhere
+    nobody = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert nobody.returncode == 1 and "cluster http://127.0.0.1:9" in nobody.stderr
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -140,10 +141,18 @@ def test_jobs_in_two_workspaces_do_not_disturb_each_other_and_in_one_the_second_
     project: Project, chat_server: Any
 ) -> None:
     """Two that write the same folders would remove each other's attempts, and pay for every answer twice."""
+    refused_once = threading.Event()
+
+    def reply(content: str, attempt: int) -> dict[str, Any]:
+        refused_once.wait(200)  # so that the first run still is when the second begins
+        return write_like_a_model(content, attempt)
+
+    chat_server.reply = reply
     first, other = (project.submit(name, "--until", "queries") for name in ("shared", "other"))
     wait_until(lambda: project.has_begun(first, "words"), project.jobs, first)
     second = project.submit("shared", "--until", "queries")
     refused = project.jobs.wait(second, 300)
+    refused_once.set()
     assert refused.status == "FAILED"
     wanted = r"error: workspace s3://library/shared.*: a job of \w+@\S+ has been using it since 20\d\d-\S+\+00:00\."
     assert re.search(wanted, project.jobs.logs(second)), project.jobs.logs(second)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pipeline
 from pipeline.errors import RayrieverError
@@ -132,6 +133,18 @@ def explained_ray_errors(who: str, advice: str) -> Iterator[None]:
     except RayError as error:
         reason = " ".join(str(error).split())[:500]
         raise RayrieverError(f"{who} died: {reason}\n{advice}") from error
+
+
+def beside_driver() -> dict[str, Any]:
+    """Options of an actor that the driver cannot do without: it lives as long as the driver's node, and takes no CPU.
+
+    Anywhere else it would go with whatever node it happened to be put on.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    node = ray.get_runtime_context().get_node_id()
+    return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
 
 
 @dataclass(frozen=True)

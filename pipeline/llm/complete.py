@@ -23,7 +23,7 @@ from pipeline.llm.responses import OVER_BUDGET, answered, failure, to_table
 from pipeline.llm.store import Ledger, ResponseStore, totals
 from pipeline.models import locate
 from pipeline.progress import Progress
-from pipeline.ray_session import actor_keys, ensure_ray, explained_ray_errors, require_resources
+from pipeline.ray_session import actor_keys, beside_driver, ensure_ray, explained_ray_errors, require_resources
 from pipeline.recipe import LlmSection, RaySection
 from pipeline.records import LLM_RESPONSE
 from pipeline.workspace import Workspace
@@ -145,7 +145,7 @@ def _answers(
     require_resources(actor_keys("llm"), section.actors, engine.cpus(section), section.gpus_per_actor)
     import ray.data
 
-    handle = ray.remote(num_cpus=0)(Gate).remote(section, spent) if is_needed(section) else None
+    handle = ray.remote(**beside_driver())(Gate).remote(section, spent) if is_needed(section) else None
     rows_of_block = asked.missing // _MOST_BLOCKS
     # In Ray's object store, which goes to the disk where it grows too large; as tables they would all be held here.
     blocks = [

@@ -17,7 +17,7 @@ from ray.train.torch import TorchTrainer
 
 from pipeline.errors import RayrieverError, root_cause
 from pipeline.progress import Progress
-from pipeline.ray_session import ensure_ray, explained_ray_errors, require_resources
+from pipeline.ray_session import beside_driver, ensure_ray, explained_ray_errors, require_resources
 from pipeline.recipe import TrainingSection
 from pipeline.stage import StageContext
 from pipeline.training.job import SCORE, STATE, Outcome, TrainingJob, TrainingSet
@@ -180,7 +180,7 @@ class _Steps:
 @contextmanager
 def _heard_steps(progress: Progress, tracker: Tracker) -> Iterator[Any]:
     """Pass steps on while the driver waits for training to end."""
-    actor = ray.remote(num_cpus=0)(_Steps).remote()
+    actor = ray.remote(**beside_driver())(_Steps).remote()
     finished = threading.Event()
 
     def listen() -> None:

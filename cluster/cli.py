@@ -54,7 +54,7 @@ def submit(
 
         variables = _variables(env or [])
         submission = Submission(recipe, overrides or [], folder, start, until, requirements, variables, driver_cpus)
-        _ = submission.command, submission.workspace()  # what is wrong with them needs no cluster
+        _ = submission.command, submission.workspace  # what is wrong with them needs no cluster
         jobs = Jobs(address)
         job_id = jobs.submit(submission)
         if wait:

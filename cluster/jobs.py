@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class Submission:
     variables: Mapping[str, str] | None = None
     driver_cpus: float = 1.0
 
-    @property
+    @cached_property
     def command(self) -> str:
         """What runs on the cluster. Raises RayrieverError where the recipe is not in the folder."""
         try:
@@ -79,6 +80,7 @@ class Submission:
         chosen = [part for option, stage in stages.items() if stage for part in (option, stage)]
         return shlex.join(["python", "-m", "pipeline.cli", "run", str(recipe), *sets, *chosen])
 
+    @cached_property
     def workspace(self) -> str:
         """The recipe's. Raises RayrieverError where no other machine could reach it."""
         workspace = load_recipe(self.recipe, list(self.overrides)).workspace
@@ -121,7 +123,7 @@ class Jobs:
 
     def submit(self, submission: Submission) -> str:
         """Start a job; returns its id."""
-        command, workspace = submission.command, submission.workspace()
+        command, workspace = submission.command, submission.workspace
         with _readable(self.address):
             submitted: str = self._client.submit_job(
                 entrypoint=command,

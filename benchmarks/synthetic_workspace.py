@@ -61,8 +61,8 @@ def written(chance: random.Random, words: int) -> str:
     return " ".join("".join(chance.choices(string.ascii_lowercase, k=6)) for _ in range(words))
 
 
-def write_encoder(folder: Path) -> None:
-    """Random weights, two layers of 32 dimensions that read 64 letters: training takes no memory of its own."""
+def write_encoder(folder: Path, dimension: int = 32) -> None:
+    """Random weights, two layers of few dimensions that read 64 letters: training takes no memory of its own."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Normalize, Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
@@ -75,12 +75,12 @@ def write_encoder(folder: Path) -> None:
     BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=64).save_pretrained(folder)
     config = BertConfig(
         vocab_size=len(vocabulary),
-        hidden_size=32,
+        hidden_size=dimension,
         num_hidden_layers=2,
         num_attention_heads=2,
-        intermediate_size=64,
+        intermediate_size=2 * dimension,
         max_position_embeddings=64,
     )
     BertModel(config).save_pretrained(folder)  # type: ignore[no-untyped-call]
     body = Transformer(str(folder), max_seq_length=64)
-    SentenceTransformer(modules=[body, Pooling(32), Normalize()], device="cpu").save(str(folder))
+    SentenceTransformer(modules=[body, Pooling(dimension), Normalize()], device="cpu").save(str(folder))

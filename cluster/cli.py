@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from pipeline.cli.options import AsJson, Overrides, Start, Until
-from pipeline.cli.terminal import err, new_table, out, print_json, print_text, readable_errors
+from pipeline.cli.terminal import err, new_table, out, print_json, print_text, readable_errors, show_checks
 from pipeline.errors import RayrieverError
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ Address = Annotated[
     str | None,
     typer.Option(help="The cluster's job server; default: RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265."),
 ]
+bucket_app = typer.Typer(no_args_is_help=True, help="The bucket that workspaces are in.")
+app.add_typer(bucket_app, name="bucket")
+BucketUri = Annotated[str, typer.Argument(metavar="URI", help="Of a workspace, or a folder of workspaces: s3://...")]
 JobId = Annotated[str, typer.Argument(metavar="ID", help="As `submit` printed it.")]
 
 
@@ -121,6 +124,32 @@ def stop(job_id: JobId, address: Address = None) -> None:
         from cluster.jobs import Jobs
 
         out.print("Stopping." if Jobs(address).stop(job_id) else "It had ended.")
+
+
+@bucket_app.command()
+def check(uri: BucketUri, as_json: AsJson = False) -> None:
+    """See whether runs can work there, and who else can. Exits with 1 if they cannot."""
+    with readable_errors():
+        from cluster.bucket import Bucket, examine
+
+        show_checks(examine(Bucket.of(uri)), as_json)
+
+
+@bucket_app.command()
+def expire(
+    uri: BucketUri,
+    days: Annotated[int, typer.Option(min=1, help="After which what is left over goes.")] = 7,
+    as_json: AsJson = False,
+) -> None:
+    """Have the store remove what cut-off uploads and replaced versions leave below the URI."""
+    with readable_errors():
+        from cluster.bucket import Bucket, put_rules
+
+        rules = put_rules(Bucket.of(uri), days)
+        if as_json:
+            print_json(rules)
+        else:
+            out.print(f"Rules of the bucket: {', '.join(rule['ID'] for rule in rules)}.", highlight=False)
 
 
 def _variables(names: list[str]) -> dict[str, str]:

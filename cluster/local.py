@@ -86,7 +86,7 @@ class LocalCluster:
         # a job says `python`
         self.environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), self.environment["PATH"]])
         # Unix sockets below it may have 107 characters
-        self._folder = tempfile.TemporaryDirectory(prefix="rr", dir="/tmp", ignore_cleanup_errors=True)
+        self.folder = tempfile.TemporaryDirectory(prefix="rr", dir="/tmp", ignore_cleanup_errors=True)
         self._port, self._dashboard = _free_port(), _free_port()
         self.nodes: list[Node] = []
 
@@ -105,7 +105,7 @@ class LocalCluster:
         try:
             head = ("--head", f"--port={self._port}", f"--dashboard-port={self._dashboard}", "--include-dashboard=true")
             client = f"--ray-client-server-port={_free_port()}"
-            self._start("head", *head, client, "--num-cpus=0")
+            self._start("head", *head, client, "--num-cpus=0", *self._of_head())
             for cpus in self._cpus:
                 self.add_node(cpus)
             self._await_jobs()
@@ -119,19 +119,29 @@ class LocalCluster:
     ) -> None:
         self.stop()
 
-    def add_node(self, cpus: int) -> Node:
+    def add_node(self, cpus: int, labels: Mapping[str, str] | None = None) -> Node:
         """Returns when the node has joined."""
-        return self._start(f"node-{len(self.nodes)}", f"--address={self.address}", f"--num-cpus={cpus}")
+        labelled = ",".join(f"{key}={value}" for key, value in (labels or {}).items())
+        options = (f"--address={self.address}", f"--num-cpus={cpus}", *([f"--labels={labelled}"] if labelled else ()))
+        return self._start(f"node-{len(self.nodes)}", *options)
+
+    def _environment_of(self, name: str) -> dict[str, str]:
+        """Variables of a node's processes."""
+        return self.environment
+
+    def _of_head(self) -> Sequence[str]:
+        """Further options of the head."""
+        return ()
 
     def stop(self) -> None:
         for node in reversed(self.nodes):
             node.kill()
-        self._folder.cleanup()
+        self.folder.cleanup()
 
     def _start(self, name: str, *arguments: str) -> Node:
-        log = Path(self._folder.name, f"{name}.log")
+        log = Path(self.folder.name, f"{name}.log")
         # Of its own: what a job needs is unpacked there, and removed when this node needs it no more
-        own = f"--temp-dir={self._folder.name}/{name}"
+        own = f"--temp-dir={self.folder.name}/{name}"
         ports = [f"--{what}={_free_port()}" for what in ("dashboard-agent-listen-port", "metrics-export-port")]
         ip = f"--node-ip-address=127.0.1.{len(self.nodes) + 1}"
         command = [
@@ -140,7 +150,7 @@ class LocalCluster:
         ]
         with log.open("wb") as written:
             process = subprocess.Popen(  # noqa: S603
-                command, stdout=written, stderr=written, env=self.environment, start_new_session=True
+                command, stdout=written, stderr=written, env=self._environment_of(name), start_new_session=True
             )
         node = Node(name, process)
         self.nodes.append(node)

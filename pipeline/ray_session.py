@@ -1,4 +1,4 @@
-"""One connection to Ray per process, quiet, and a check that what is asked of the cluster exists."""
+"""One connection to Ray per process, quiet, and its errors in words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ def ensure_ray(section: RaySection) -> None:
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             place = f"cluster {address} cannot be joined" if address else "no cluster could be started here"
             raise RayrieverError(f"ray: {place}: {error}") from error
-    _quiet_ray_data()
+    _configure_ray_data(section.labels)
 
 
 def _start_here(section: RaySection) -> None:
@@ -98,10 +97,11 @@ def _let_workers_import_us() -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join([*known, root])
 
 
-def _quiet_ray_data() -> None:
+def _configure_ray_data(labels: dict[str, str]) -> None:
     import ray.data  # configures the logger that is quieted here
 
     context = ray.data.DataContext.get_current()
+    context.execution_options.label_selector = labels or None
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.raise_original_map_exception = True  # otherwise an actor's RayrieverError arrives as text in a traceback
@@ -145,61 +145,3 @@ def beside_driver() -> dict[str, Any]:
 
     node = ray.get_runtime_context().get_node_id()
     return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
-
-
-@dataclass(frozen=True)
-class _Capacity:
-    cpus: float
-    gpus: float
-
-    def __str__(self) -> str:
-        return f"{self.cpus:g} CPUs and {self.gpus:g} GPUs"
-
-    def holds(self, other: _Capacity) -> bool:
-        return self.cpus >= other.cpus and self.gpus >= other.gpus
-
-
-def actor_keys(section: str) -> tuple[str, str, str]:
-    """The recipe keys of a section with actors, for `require_resources`."""
-    return f"{section}.actors", f"{section}.cpus_per_actor", f"{section}.gpus_per_actor"
-
-
-def require_resources(names: tuple[str, str, str], actors: int, cpus: float, gpus: float) -> None:
-    """Raise RayrieverError, with the numbers, unless the cluster can hold so many actors at the same time.
-
-    Ray would wait for ever instead. Where the cluster scales itself, what it may grow to counts.
-
-    Args:
-        names: recipe keys that say how many, how many CPUs each, and how many GPUs each.
-        cpus: CPUs of one actor.
-        gpus: GPUs of one actor.
-    """
-    import ray
-
-    wanted, each = _Capacity(actors * cpus, actors * gpus), _Capacity(cpus, gpus)
-    present = _capacity(ray.cluster_resources())
-    nodes = [_capacity(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-    if present.holds(wanted) and any(node.holds(each) for node in nodes):
-        return
-    limit = _autoscaling_limit()
-    if limit is not None and limit.holds(wanted):
-        return
-    largest = max(nodes, key=lambda node: (node.gpus, node.cpus), default=_Capacity(0, 0))
-    grown = f", at most {limit} when scaled up" if limit is not None else ""
-    raise RayrieverError(
-        f"{names[0]} = {actors} of {each} need {wanted}; the Ray cluster has {present}{grown} "
-        f"(largest node: {largest}). Lower {', '.join(names[:2])} or "
-        f"{names[2]}, or use a larger cluster (ray.num_cpus, ray.address)."
-    )
-
-
-def _capacity(resources: dict[str, float]) -> _Capacity:
-    return _Capacity(float(resources.get("CPU", 0)), float(resources.get("GPU", 0)))
-
-
-def _autoscaling_limit() -> _Capacity | None:
-    """What the cluster's autoscaler may grow to; None where there is none."""
-    from ray._private.state import state  # Ray Data and Ray Train read the limit from there, too
-
-    limit = state.get_max_resources_from_cluster_config()
-    return _capacity(limit) if limit else None

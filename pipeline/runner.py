@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, Literal, Protocol
 
 from pipeline import __version__
+from pipeline.cluster_use import ClusterUse
 from pipeline.errors import RayrieverError, root_cause
 from pipeline.evaluation.stage import last_evaluation, publish
 from pipeline.lease import Lease, held
@@ -125,7 +126,7 @@ def _bring_about(
     made_of = digest(identities)[:8] if step.stage.goes_on and not step.forced else None
     out = ArtifactWriter(workspace, step.stage.name, step.key, made_of)
     began = time.monotonic()
-    with PeakMemory() as memory:
+    with PeakMemory() as memory, ClusterUse() as used:
         step.stage.run(StageContext(recipe, inputs, out, workspace, progress))
     lease.check()
     artifact = out.commit(
@@ -135,6 +136,8 @@ def _bring_about(
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - began, 2),
         peak_memory_mb=round(memory.peak_mb, 1),
+        spilled_mb=round(used.spilled_mb, 1),
+        nodes=used.nodes,
         llm_foreseen=step.estimate.llm if out.llm else {},
     )
     listener.finished(artifact)

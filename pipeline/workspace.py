@@ -59,6 +59,9 @@ class Manifest:
     # requests, tokens_in, tokens_cached, tokens_out of the answers it used, and what was foreseen of these
     llm: dict[str, int] = field(default_factory=dict)
     llm_foreseen: dict[str, int] = field(default_factory=dict)
+    spilled_mb: float = 0.0  # that Ray wrote to disks for want of memory
+    # seconds from its start, and the cluster's nodes by group from then on
+    nodes: list[tuple[float, dict[str, int]]] = field(default_factory=list)
 
     @property
     def place(self) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from pipeline.cli.options import AsJson, Overrides, RecipePath, Start, Until
 from pipeline.cli.results import load_report, show_report
-from pipeline.cli.terminal import err, new_table, out, print_json, readable_errors, size
+from pipeline.cli.terminal import err, new_table, out, print_json, readable_errors, show_checks, size
 
 if TYPE_CHECKING:
     from pipeline.llm.store import Usage
@@ -168,14 +168,4 @@ def doctor(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fa
         from pipeline.doctor import examine
         from pipeline.recipe import load_recipe
 
-        checks = examine(load_recipe(recipe, overrides))
-        if as_json:
-            print_json([asdict(check) for check in checks])
-        else:
-            table = new_table("Check", "State", "Detail")
-            colours = {"ok": "green", "warning": "yellow", "failed": "red"}
-            for check in checks:
-                table.add_row(check.name, f"[{colours[check.state]}]{check.state}[/]", escape(check.detail))
-            out.print(table)
-        if any(check.state == "failed" for check in checks):
-            raise typer.Exit(1)
+        show_checks(examine(load_recipe(recipe, overrides)), as_json)

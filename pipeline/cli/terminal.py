@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict
 from typing import Any
 
 import typer
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from pipeline.doctor import Check
 from pipeline.errors import RayrieverError
 
 out = Console()
@@ -65,3 +67,17 @@ def readable_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         err.print("stopped; the same command goes on from here.")
         raise typer.Exit(130) from None
+
+
+def show_checks(checks: Sequence[Check], as_json: bool) -> None:
+    """A line for each; ends the command with 1 where one has failed."""
+    if as_json:
+        print_json([asdict(check) for check in checks])
+    else:
+        table = new_table("Check", "State", "Detail")
+        colours = {"ok": "green", "warning": "yellow", "failed": "red"}
+        for check in checks:
+            table.add_row(check.name, f"[{colours[check.state]}]{check.state}[/]", escape(check.detail))
+        out.print(table)
+    if any(check.state == "failed" for check in checks):
+        raise typer.Exit(1)

@@ -60,7 +60,7 @@ def compact(folder: ShardFolder, recipe: Recipe, progress: Progress) -> Generati
     same = digest({"of": current.number, "spec": vars(spec), "per_shard": recipe.lexical.shard_passages})
     building, prefix = ShardFolder(folder.uri, f"{folder.path}/{_BUILDING}/{same}"), f"{number:06d}-{same[:8]}-"
     rows = _write_vectors(folder, current, about, building)
-    vectors, trained = build_shards(progress, Vectors(rows, spec.dimension), spec, building, recipe.index.gpus, prefix)
+    vectors, trained = build_shards(progress, Vectors(rows, spec.dimension), spec, building, recipe.index, prefix)
     passages = write_shards(alive(folder, current), building, prefix)
     per_shard = recipe.lexical.shard_passages
     texts = rows_of(building, passages)

@@ -98,12 +98,13 @@ def encode_corpus(ctx: StageContext, training: str | None) -> None:
     """
     import ray
 
-    from pipeline.ray_session import actor_keys, ensure_ray, explained_ray_errors, require_resources
+    from pipeline.placement import place_actors
+    from pipeline.ray_session import ensure_ray, explained_ray_errors
 
     section = ctx.recipe.encoder
     ensure_ray(ctx.recipe.ray)
     corpus = ctx.inputs["corpus"]
-    require_resources(actor_keys("encoder"), section.actors, section.cpus_per_actor, section.gpus_per_actor)
+    options = place_actors("encoder", section)
     places = _places(corpus, ctx.workspace)
     # Of an attempt that died. The last one is made again: whose vectors they are is told by an actor.
     there = {name: ctx.out.part_rows("vectors", name) for name in ctx.out.part_names("vectors")}
@@ -115,8 +116,7 @@ def encode_corpus(ctx: StageContext, training: str | None) -> None:
         EncodePassages,
         batch_size=1,
         batch_format="pyarrow",
-        num_cpus=section.cpus_per_actor,
-        num_gpus=section.gpus_per_actor,
+        **options,
         compute=ray.data.ActorPoolStrategy(size=min(section.actors, len(slices))),
         fn_constructor_args=(section, trained_by, ctx.workspace.uri, ctx.out.part_folder("vectors")),
     )

@@ -110,10 +110,19 @@ class StageCost:
     seconds: float
     peak_memory_mb: float
     quarantined: int  # rows
+    spilled_mb: float = 0.0  # by Ray, for want of memory
+    nodes: tuple[tuple[float, dict[str, int]], ...] = ()  # seconds from its start, nodes by group from then on
 
     @classmethod
     def of(cls, manifest: Manifest) -> StageCost:
-        return cls(manifest.stage, manifest.seconds, manifest.peak_memory_mb, manifest.quarantined)
+        return cls(
+            manifest.stage,
+            manifest.seconds,
+            manifest.peak_memory_mb,
+            manifest.quarantined,
+            manifest.spilled_mb,
+            tuple((seconds, counts) for seconds, counts in manifest.nodes),
+        )
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,7 @@ def _latencies(
     """Milliseconds by depth: median over some queries, one after the other, on what a scorer actor has."""
     import ray
 
+    from pipeline.placement import Demand
     from pipeline.ray_session import explained_ray_errors
 
     *_, deepest = firsts.values()
@@ -132,7 +133,8 @@ def _latencies(
     lists = [(queries[i], [texts[hit.passage_id] for hit in deepest.get(i, [])[: max(depths)]]) for i in timed]
     section = ctx.recipe.scorer
     timing = _Timing(section, ctx.inputs["rerank"].manifest.place, ctx.workspace.uri, lists, depths)
-    task = ray.remote(num_cpus=section.cpus_per_actor, num_gpus=section.gpus_per_actor)(_time)
+    demand = Demand.of(section.placement, section.cpus_per_actor, section.gpus_per_actor)
+    task = ray.remote(**demand.options())(_time)
     with explained_ray_errors("scorer: a task", "One killed for memory needs a smaller scorer.tokens_per_batch."):
         found: dict[int, float] = ray.get(task.remote(timing))
         return found

@@ -52,7 +52,7 @@ def build_index(ctx: StageContext, encode_stage: str) -> None:
     ctx.progress.message(f"index: {choice.spec.kind} in {choice.spec.shards} shards ({choice.why})")
     ensure_ray(ctx.recipe.ray)
     building = building_folder(ctx, {"vectors": encoded.manifest.identity, "spec": vars(choice.spec)})
-    shards, extra = build_shards(ctx.progress, vectors, choice.spec, building, section.gpus)
+    shards, extra = build_shards(ctx.progress, vectors, choice.spec, building, section)
     about = _about(choice, encoded)
     if not choice.spec.is_exact:
         about = tuned(about, section, building, shards[0])
@@ -66,7 +66,7 @@ def vectors_of(encoded: Artifact) -> Vectors:
 
 
 def build_shards(
-    progress: Progress, vectors: Vectors, spec: Spec, folder: ShardFolder, gpus: float, prefix: str = ""
+    progress: Progress, vectors: Vectors, spec: Spec, folder: ShardFolder, section: IndexSection, prefix: str = ""
 ) -> tuple[list[ShardFiles], dict[str, File]]:
     """Train where the kind asks for it, and build in Ray tasks whatever is not in the folder yet.
 
@@ -74,20 +74,23 @@ def build_shards(
     """
     import ray
 
-    from pipeline.ray_session import explained_ray_errors, require_resources
+    from pipeline.placement import Demand, require_room
+    from pipeline.ray_session import explained_ray_errors
 
-    require_resources(("a builder", "index.gpus", "index.gpus"), 1, CPUS_PER_BUILDER, gpus)
-    task, threads = ray.remote(num_cpus=CPUS_PER_BUILDER, num_gpus=gpus), CPUS_PER_BUILDER
+    held = -(-vectors.rows.total // spec.shards) * 4 * vectors.dimension
+    demand = Demand.of(section.placement, CPUS_PER_BUILDER, section.gpus, held)
+    require_room("index: builders", 1, demand, "Change index.shard_mb, index.gpus, index.placement")
+    task, threads = ray.remote(**demand.options()), CPUS_PER_BUILDER
     build_one = task(build)
     with explained_ray_errors("index: a builder", _MORE_SHARDS):
         trained = folder.noted(f"{prefix}{TRAINED}") if spec.needs_training else None
         if spec.needs_training and trained is None:
             progress.message(f"index: training {spec.lists:,} lists")
-            trained = ray.get(task(train).remote(vectors, spec, folder, f"{prefix}{TRAINED}", gpus > 0))
+            trained = ray.get(task(train).remote(vectors, spec, folder, f"{prefix}{TRAINED}", section.gpus > 0))
         names = [f"{prefix}shard-{number:04d}" for number in range(spec.shards)]
         shards = {name: noted for name in names if (noted := folder.noted(name)) is not None}
         pending = {
-            build_one.remote(vectors, bounds, spec, trained, folder, name, threads, gpus > 0): name
+            build_one.remote(vectors, bounds, spec, trained, folder, name, threads, section.gpus > 0): name
             for name, bounds in zip(names, bounds_of(vectors.rows.total, spec.shards), strict=True)
             if name not in shards
         }
@@ -121,10 +124,11 @@ def tuned(about: About, section: IndexSection, folder: ShardFolder, files: Shard
     """With the effort that reaches the recall, or with the recipe's and the recall that this has."""
     import ray
 
+    from pipeline.placement import Demand
     from pipeline.ray_session import explained_ray_errors
 
     with explained_ray_errors("index: the search for its effort", _MORE_SHARDS):
-        task = ray.remote(num_cpus=CPUS_PER_BUILDER)(_tune)
+        task = ray.remote(**Demand.of(section.placement, CPUS_PER_BUILDER, memory=files.bytes).options())(_tune)
         found: tuning.Tuned = ray.get(task.remote(folder, files, about, section.recall, section.probes))
     return replace(about, effort=found.effort, recall=found.recall)
 

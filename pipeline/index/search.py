@@ -15,8 +15,8 @@ from pipeline.errors import RayrieverError
 from pipeline.index.build import DIRECTORY
 from pipeline.index.manifest import About, check_encoder
 from pipeline.index.shard import check_queries, open_shard
+from pipeline.placement import Demand
 from pipeline.rankings import Hit
-from pipeline.ray_session import require_resources
 from pipeline.recipe import IndexSection
 from pipeline.sharded.actors import Answer, Searchable, ShardActors
 from pipeline.sharded.folder import VECTORS, Generation, ShardFolder
@@ -55,13 +55,12 @@ class ShardedIndex:
         self.folder, self.generation = folder, generation or folder.current()
         self.about = about or About.of(self.generation.about)
         shards, gpus = self.generation.shards[VECTORS], section.gpus
-        if gpus:  # without, actors would wait for ever
-            require_resources(("index shards", "index.replicas", "index.gpus"), len(shards) * section.replicas, 0, gpus)
         threads = section.threads_per_shard or max(1, (os.cpu_count() or 1) // max(1, len(shards)))
         opening: list[Callable[[], Searchable]] = [
             partial(open_shard, folder, shard, self.about, threads, gpus > 0) for shard in shards
         ]
-        self.shards = ShardActors("index", opening, section.replicas, timeout_s, gpus)
+        demands = [Demand.of(section.placement, gpus=gpus, memory=shard.bytes) for shard in shards]
+        self.shards = ShardActors("index", opening, demands, section.replicas, timeout_s)
 
     def check_encoder(self, encoder: EncoderIdentity) -> None:
         """Raise RayrieverError unless the vectors are this encoder's."""

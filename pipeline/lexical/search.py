@@ -10,8 +10,9 @@ from types import TracebackType
 from pipeline.lexical.bm25 import open_word_shard
 from pipeline.lexical.stage import DIRECTORY, About
 from pipeline.lexical.words import query_words
+from pipeline.placement import Demand
 from pipeline.rankings import Hit
-from pipeline.recipe import Recipe
+from pipeline.recipe import PlacementSection, Recipe
 from pipeline.sharded.actors import Answer, Searchable, ShardActors
 from pipeline.sharded.folder import WORDS, Generation, ShardFolder
 from pipeline.workspace import Artifact
@@ -58,7 +59,8 @@ class ShardedWords:
         self.about = about or About.of(self.generation.about)
         shards = self.generation.shards[WORDS]
         opening: list[Callable[[], Searchable]] = [partial(open_word_shard, folder, each) for each in shards]
-        self.shards = ShardActors("lexical", opening, replicas, timeout_s)
+        demands = [Demand.of(PlacementSection(), memory=shard.bytes) for shard in shards]
+        self.shards = ShardActors("lexical", opening, demands, replicas, timeout_s)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """The best passages of each query: by score, equal scores by passage id, also at the cut-off.

@@ -18,7 +18,7 @@ from pipeline.lexical.bm25 import index_words, save
 from pipeline.lexical.statistics import Statistics, count, total
 from pipeline.lexical.words import Words, check_stemmer, words_of
 from pipeline.progress import Progress
-from pipeline.recipe import LexicalSection, Recipe
+from pipeline.recipe import LexicalSection, PlacementSection, Recipe
 from pipeline.records import full_text
 from pipeline.sharded.arrow_file import read_arrow, write_arrow
 from pipeline.sharded.building import building_folder, finish
@@ -78,9 +78,10 @@ def build_words(
     """
     import ray
 
+    from pipeline.placement import Demand
     from pipeline.ray_session import explained_ray_errors
 
-    task = ray.remote(num_cpus=_CPUS_PER_TASK)
+    task = ray.remote(**Demand.of(PlacementSection(), _CPUS_PER_TASK).options())
     read, build = task(_read), task(_build)
     with explained_ray_errors("lexical: a task", _ADVICE):
         reading = [

@@ -22,8 +22,9 @@ from pipeline.llm.requests import model_identity
 from pipeline.llm.responses import OVER_BUDGET, answered, failure, to_table
 from pipeline.llm.store import Ledger, ResponseStore, totals
 from pipeline.models import locate
+from pipeline.placement import place_actors
 from pipeline.progress import Progress
-from pipeline.ray_session import actor_keys, beside_driver, ensure_ray, explained_ray_errors, require_resources
+from pipeline.ray_session import beside_driver, ensure_ray, explained_ray_errors
 from pipeline.recipe import LlmSection, RaySection
 from pipeline.records import LLM_RESPONSE
 from pipeline.workspace import Workspace
@@ -142,7 +143,7 @@ def _answers(
         return batch.answers(asked.unsettled(), missing, job, gate, report.message), gate.closed
     ensure_ray(ray_section)
     engine = _engine(section)
-    require_resources(actor_keys("llm"), section.actors, engine.cpus(section), section.gpus_per_actor)
+    options = place_actors("llm", section, engine.share(section))
     import ray.data
 
     handle = ray.remote(**beside_driver())(Gate).remote(section, spent) if is_needed(section) else None
@@ -154,7 +155,7 @@ def _answers(
         if missing.num_rows
         for block in engine.blocks(rows, missing, section, rows_of_block)
     ]
-    answers = engine.answer(ray.data.from_arrow_refs(blocks), _job(section, workspace, handle))
+    answers = engine.answer(ray.data.from_arrow_refs(blocks), _job(section, workspace, handle), options)
     return _stream(answers), lambda: ray.get(handle.closed.remote()) if handle is not None else ""
 
 

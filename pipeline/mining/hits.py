@@ -12,6 +12,7 @@ from pipeline.rankings import Hit, from_table, to_table
 from pipeline.recipe import EncoderSection
 from pipeline.records import HIT
 from pipeline.stage import StageContext
+from pipeline.whole_tables import as_row, from_row
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ class SearchQueries:
         self.index, self.workspace, self.folder = index, Workspace(workspace), folder
         self.system, self.top_k = system, top_k
 
-    def __call__(self, queries: pa.Table) -> pa.Table:
+    def __call__(self, row: pa.Table) -> pa.Table:
+        queries = from_row(row)
         vectors = self.encoder.encode_queries(queries["text"].to_pylist())
         found = dict(zip(queries["query_id"].to_pylist(), self.index.search(vectors, self.top_k), strict=True))
         number = queries["number"][0].as_py()
@@ -73,21 +75,21 @@ def search_all(
     import ray
 
     from pipeline.index.search import ShardedIndex, folder_of
-    from pipeline.ray_session import actor_keys, ensure_ray, explained_ray_errors, require_resources
+    from pipeline.placement import place_actors
+    from pipeline.ray_session import ensure_ray, explained_ray_errors
 
     section, artifact = ctx.recipe.encoder, ctx.inputs[index]
     ensure_ray(ctx.recipe.ray)
-    require_resources(actor_keys("encoder"), section.actors, section.cpus_per_actor, section.gpus_per_actor)
-    slices = list(_slices(queries))
+    options = place_actors("encoder", section)
+    slices = [as_row(each) for each in _slices(queries)]
     trained_by = None if training is None else ctx.inputs[training].manifest.place
     with ShardedIndex(folder_of(artifact), ctx.recipe.index) as shards:
         shards.shards.wait_until_ready()
         counts = ray.data.from_arrow(slices).map_batches(
             SearchQueries,
-            batch_size=None,
+            batch_size=1,
             batch_format="pyarrow",
-            num_cpus=section.cpus_per_actor,
-            num_gpus=section.gpus_per_actor,
+            **options,
             compute=ray.data.ActorPoolStrategy(size=min(section.actors, len(slices))),
             fn_constructor_args=(
                 section,

@@ -11,6 +11,7 @@ from pipeline.recipe.llm import (
     SynthesisSection,
 )
 from pipeline.recipe.load import load_recipe, make_recipe, with_overrides
+from pipeline.recipe.placement import ActorsSection, PlacementSection
 from pipeline.recipe.recipe import Key, Recipe, describe, section_of
 from pipeline.recipe.reranking import (
     CandidatesSection,
@@ -37,6 +38,7 @@ from pipeline.recipe.training import (
 
 __all__ = [
     "AblateSection",
+    "ActorsSection",
     "AlignSection",
     "BatchSection",
     "BudgetSection",
@@ -55,6 +57,7 @@ __all__ = [
     "LlmSection",
     "NegativesSection",
     "PermutationsSection",
+    "PlacementSection",
     "PreferencesSection",
     "PriceSection",
     "QueriesSection",

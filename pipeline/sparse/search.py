@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 
+from pipeline.placement import Demand
 from pipeline.rankings import Hit
 from pipeline.recipe import Recipe
 from pipeline.sharded.actors import Searchable, ShardActors
@@ -36,10 +37,10 @@ def open_sparse(recipe: Recipe, sparse: Artifact) -> Iterator[SparseSearch]:
     assert recipe.sparse is not None, "a finished stage has its section"
     ensure_ray(recipe.ray)
     model, folder = SparseModel(recipe.sparse), ShardFolder.of(sparse, DIRECTORY)
-    opening: list[Callable[[], Searchable]] = [
-        partial(open_term_shard, folder, files) for files in folder.current().shards[TERMS]
-    ]
-    with ShardActors("sparse", opening) as shards:
+    files = folder.current().shards[TERMS]
+    opening: list[Callable[[], Searchable]] = [partial(open_term_shard, folder, each) for each in files]
+    demands = [Demand.of(recipe.index.placement, memory=each.bytes) for each in files]
+    with ShardActors("sparse", opening, demands) as shards:
         yield partial(_search, model, shards)
 
 

@@ -111,7 +111,8 @@ def build_terms(
     """Encode in Ray Data actors whatever shards are not in the folder yet."""
     import ray
 
-    from pipeline.ray_session import actor_keys, explained_ray_errors, require_resources
+    from pipeline.placement import place_actors
+    from pipeline.ray_session import explained_ray_errors
 
     bounds = {f"term-shard-{number:04d}": each for number, each in enumerate(bounds_of(rows.total, shards))}
     pending = [
@@ -121,13 +122,12 @@ def build_terms(
     ]
     done = rows.total - sum(table["stop"][0].as_py() - table["start"][0].as_py() for table in pending)
     if pending:
-        require_resources(actor_keys("sparse"), section.actors, section.cpus_per_actor, section.gpus_per_actor)
+        options = place_actors("sparse", section)
         built = ray.data.from_arrow(pending).map_batches(
             EncodeShard,
             batch_size=1,
             batch_format="pyarrow",
-            num_cpus=section.cpus_per_actor,
-            num_gpus=section.gpus_per_actor,
+            **options,
             compute=ray.data.ActorPoolStrategy(size=min(section.actors, len(pending))),
             fn_constructor_args=(section, rows, folder),
         )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,11 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from pipeline.errors import RayrieverError, root_cause
-from pipeline.progress import Progress
-from pipeline.ray_session import beside_driver, ensure_ray, explained_ray_errors, require_resources
+from pipeline.placement import Demand, require_room
+from pipeline.ray_session import ensure_ray, explained_ray_errors
 from pipeline.recipe import TrainingSection
 from pipeline.stage import StageContext
+from pipeline.training.heard import heard_steps
 from pipeline.training.job import SCORE, STATE, Outcome, TrainingJob, TrainingSet
 from pipeline.training.learner import Trainee
 from pipeline.training.loop import train_worker
@@ -46,15 +45,15 @@ def fit(
     """Train; write tables `curve`, `metrics` and folder `model`, the best on dev."""
     _check_rows(ctx, stage, section, examples.datasets)
     ensure_ray(ctx.recipe.ray)
-    names = (f"{stage}.workers", f"{stage}.cpus_per_worker", f"{stage}.use_gpu")
-    fewest = min(section.min_workers or section.workers, section.workers)
-    require_resources(names, fewest, section.cpus_per_worker, float(section.use_gpu))
+    demand = Demand.of(section.placement, section.cpus_per_worker, float(section.use_gpu))
+    keys = [f"{stage}.{key}" for key in ("workers", "cpus_per_worker", "use_gpu", "placement")]
+    require_room(keys[0], section.min_workers or section.workers, demand, f"Change {', '.join(keys)}")
     _drop_torn_record(ctx)
     seed = ctx.recipe.seed if section.seed is None else section.seed
     run = f"{stage}-{ctx.out.key[:8]}"
     values = {"stage": stage, "seed": seed, **section.result_fields()}
     tracked = Tracker(ctx.recipe.tracking, ctx.workspace, run, values, ctx.progress.message)
-    with tracked as tracker, _heard_steps(ctx.progress, tracker) as listener:
+    with tracked as tracker, heard_steps(ctx.progress, tracker) as listener:
         job = TrainingJob(
             stage=stage,
             workspace=ctx.workspace.uri,
@@ -64,7 +63,7 @@ def fit(
             trainee=trainee,
             listener=listener,
         )
-        result = _train(ctx, stage, section, job)
+        result = _train(ctx, stage, section, job, demand)
     _keep_best(ctx, trainee.figures, result)
 
 
@@ -91,8 +90,7 @@ def _drop_torn_record(ctx: StageContext) -> None:
         ctx.workspace.delete_folder("training", ctx.out.key)
 
 
-def _train(ctx: StageContext, stage: str, section: TrainingSection, job: TrainingJob) -> Any:
-    resources = {"CPU": section.cpus_per_worker} | ({"GPU": 1} if section.use_gpu else {})
+def _train(ctx: StageContext, stage: str, section: TrainingSection, job: TrainingJob, demand: Demand) -> Any:
     elastic = section.min_workers is not None and section.min_workers < section.workers
     trainer = TorchTrainer(
         train_worker,
@@ -100,7 +98,8 @@ def _train(ctx: StageContext, stage: str, section: TrainingSection, job: Trainin
         scaling_config=ScalingConfig(
             num_workers=(section.min_workers, section.workers) if elastic else section.workers,
             use_gpu=section.use_gpu,
-            resources_per_worker=resources,
+            resources_per_worker=demand.bundle(),
+            label_selector=dict(demand.labels) or None,
         ),
         run_config=RunConfig(
             # Ray Train resumes what it finds under a name: the key keeps other configurations apart.
@@ -158,46 +157,3 @@ def _keep_best(ctx: StageContext, figures: Sequence[str], result: Any) -> None:
         ctx.out.outcomes["chosen_step"] = json.loads(Path(folder, STATE).read_text())["step"]
     ctx.out.outcomes["steps"] = int(outcome.curve[-1]["step"] or 0)
     ctx.out.after_commit(lambda: ctx.workspace.delete_folder("training", ctx.out.key))
-
-
-class _Steps:
-    """Ray actor that remembers how far training is; rank 0 tells it, the driver asks."""
-
-    def __init__(self) -> None:
-        self.done, self.total = 0, 0
-        self.rows: list[dict[str, float]] = []
-
-    def update(self, done: int, total: int, row: dict[str, float]) -> None:
-        self.done, self.total = done, total
-        self.rows.append(row)
-
-    def read(self) -> tuple[int, int, list[dict[str, float]]]:
-        """Position and the rows since the last call."""
-        rows, self.rows = self.rows, []
-        return self.done, self.total, rows
-
-
-@contextmanager
-def _heard_steps(progress: Progress, tracker: Tracker) -> Iterator[Any]:
-    """Pass steps on while the driver waits for training to end."""
-    actor = ray.remote(**beside_driver())(_Steps).remote()
-    finished = threading.Event()
-
-    def listen() -> None:
-        last = False
-        while not last:
-            last = finished.wait(1.0)
-            done, total, rows = ray.get(actor.read.remote())
-            for row in rows:
-                tracker.write(row)
-            if rows:
-                progress.update("training steps", done, total)
-
-    thread = threading.Thread(target=listen, daemon=True)
-    thread.start()
-    try:
-        yield actor
-    finally:
-        finished.set()
-        thread.join()
-        ray.kill(actor)

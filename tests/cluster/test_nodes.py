@@ -1,6 +1,7 @@
 """Recipes as jobs on a Ray cluster of several nodes, with the workspace in a bucket, while nodes die."""
 
 import json
+import random
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import yaml
 
 from cluster.jobs import ENDED, Jobs
 from cluster.local import LocalCluster
-from pipeline.workspace import Workspace
+from pipeline.workspace import Artifact, Workspace
 from tests.small_run import recipe_values, write_corpus, write_like_a_model
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -77,12 +78,16 @@ class Project:
         report: dict[str, Any] = json.loads(content)
         return report
 
-    def tables(self, name: str, stage: str) -> list[dict[str, Any]]:
-        """Of the one artifact that a stage has."""
+    def artifact(self, name: str, stage: str) -> Artifact:
+        """The one that a stage has."""
         workspace = Workspace(self.workspace(name))
         (key,) = workspace.list_folders("stages", stage)
         artifact = workspace.artifact(stage, key)
         assert artifact is not None
+        return artifact
+
+    def tables(self, name: str, stage: str) -> list[dict[str, Any]]:
+        artifact = self.artifact(name, stage)
         return [artifact.table(table).to_pydict() for table in artifact.manifest.tables]
 
 
@@ -135,6 +140,26 @@ def test_nodes_that_die_change_nothing_and_no_stored_answer_is_asked_for_again(
     assert {name: killed[name] for name in RESULTS} == {name: quiet[name] for name in RESULTS}
     assert chat_server.total - total_quietly <= 2 * CONCURRENCY, "a stored answer was asked for again"
     assert set(chat_server.asked) == asked_quietly
+
+
+def test_a_node_that_dies_while_it_builds_a_shard_leaves_the_index_as_it_would_be(
+    project: Project, nodes: LocalCluster
+) -> None:
+    draw = random.Random(0)
+    texts = (" ".join(draw.choices("abcdefghijklmnop", k=30)) for _ in range(6000))
+    rows = [{"_id": f"p{number}", "text": text} for number, text in enumerate(texts)]
+    (project.folder / "many.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    # Long enough at work on a shard to be found there
+    values = ("corpus.path=many.jsonl", "queries.generate=8", "index.kind=hnsw", "index.build_depth=800")
+    options = [part for value in values for part in ("--set", value)] + ["--until", "index_base"]
+    project.finish(project.submit("quiet-index", *options))
+    job_id = project.submit("killed-index", *options)
+    wait_until(lambda: project.has_begun(job_id, "index_base"), project.jobs, job_id)
+    kill_the_node_that_runs("ray::build", nodes, project.jobs, job_id)
+    project.finish(job_id)
+    quiet, killed = (project.artifact(name, "index_base").manifest for name in ("quiet-index", "killed-index"))
+    assert killed.directories == quiet.directories
+    assert killed.directories["index"], "nothing was compared"
 
 
 def test_jobs_in_two_workspaces_do_not_disturb_each_other_and_in_one_the_second_is_refused(

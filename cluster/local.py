@@ -87,12 +87,14 @@ class LocalCluster:
         self.environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), self.environment["PATH"]])
         # Unix sockets below it may have 107 characters
         self.folder = tempfile.TemporaryDirectory(prefix="rr", dir="/tmp", ignore_cleanup_errors=True)
+        # All of 127.0.0.0/8 is this machine: clusters beside each other do not share addresses
+        self._network = f"127.{1 + secrets.randbelow(254)}.{secrets.randbelow(255)}"
         self._port, self._dashboard = _free_port(), _free_port()
         self.nodes: list[Node] = []
 
     @property
     def address(self) -> str:
-        return f"127.0.1.1:{self._port}"
+        return f"{self._network}.1:{self._port}"
 
     @property
     def jobs_address(self) -> str:
@@ -143,7 +145,7 @@ class LocalCluster:
         # Of its own: what a job needs is unpacked there, and removed when this node needs it no more
         own = f"--temp-dir={self.folder.name}/{name}"
         ports = [f"--{what}={_free_port()}" for what in ("dashboard-agent-listen-port", "metrics-export-port")]
-        ip = f"--node-ip-address=127.0.1.{len(self.nodes) + 1}"
+        ip = f"--node-ip-address={self._network}.{len(self.nodes) + 1}"
         command = [
             *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", ip),
             *("--disable-usage-stats", f"--object-store-memory={_OBJECT_STORE_BYTES}", own, *ports, *arguments),

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from pipeline.evaluation.metrics import Means
+from pipeline.evaluation.node_plot import node_plot
 from pipeline.evaluation.report import TABLE_HEADER, Origin, QueryChange, Report, StageCost, table_rows
 from pipeline.evaluation.reranking import RerankedFigures, Reranking
 from pipeline.evaluation.significance import Comparison
 
 _LONGEST_QUERY = 200
-_COLUMNS, _BARS = 72, " ▁▂▃▄▅▆▇█"
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~])")
 
 
@@ -219,31 +219,8 @@ def _stages(report: Report) -> str:
 
 
 def _nodes(stages: Sequence[StageCost]) -> str:
-    """A column of text per share of the run's time, as high as there were nodes of the group; one node is no news."""
-    groups = sorted({group for stage in stages for _, counts in stage.nodes for group in counts})
-    if all(sum(counts.values()) == 1 for stage in stages for _, counts in stage.nodes):
-        return ""
-    step = max(sum(stage.seconds for stage in stages) / _COLUMNS, 1.0)
-    columns = [each for stage in stages for each in _sampled(stage, step)]
-    width = max(len(group or "nodes") for group in (*groups, "stage"))
-    lines = []
-    for group in groups:
-        most = max(counts.get(group, 0) for _, counts in columns)
-        bars = "".join(_BARS[-(-counts.get(group, 0) * (len(_BARS) - 1) // max(most, 1))] for _, counts in columns)
-        lines.append(f"{group or 'nodes':{width}}  {bars}  at most {most}")
-    marks = {stage.stage: chr(ord("a") + number) for number, stage in enumerate(stages)}
-    lines.append(f"{'stage':{width}}  {''.join(marks[name] for name, _ in columns)}")
-    legend = ", ".join(f"{marks[stage.stage]} {stage.stage}" for stage in stages)
-    return _section("Nodes", f"A column is {step:.1f} s: {legend}.", "```\n" + "\n".join(lines) + "\n```")
-
-
-def _sampled(stage: StageCost, step: float) -> Iterator[tuple[str, Mapping[str, int]]]:
-    """The stage's name and the most nodes of each group, step by step; a short one has a step of its own."""
-    for start in range(max(1, round(stage.seconds / step))):
-        begun = [counts for seconds, counts in stage.nodes if seconds <= start * step]
-        within = [counts for seconds, counts in stage.nodes if start * step < seconds <= (start + 1) * step]
-        seen = [*begun[-1:], *within] or [counts for _, counts in stage.nodes[:1]]
-        yield stage.stage, {group: max(each.get(group, 0) for each in seen) for each in seen for group in each}
+    plotted = node_plot(stages)
+    return _section("Nodes", plotted.legend, f"```\n{plotted.text}\n```") if plotted is not None else ""
 
 
 def _count(number: int, one: str, many: str = "") -> str:

@@ -51,7 +51,7 @@ REPORT = Report(
     llm=LlmUse(1_600, 1_590, 1_000_000, 200_000, {"ok": 1_500, "relabelled": 90}),
     trainings=(Training("tuned", 120, (DevScore(40, 0.6), DevScore(80, 0.65)), chosen_step=80),),
     changes=Changes("tuned", (QueryChange("q1", "how | to\n| # break `a` <b>table</b>", 0.0, 1.0),), ()),
-    stages=(StageCost("corpus", 12.34, 345.6, 7),),
+    stages=(StageCost("corpus", 12.34, 345.6, 7, spilled_mb=1200.0),),
     versions={"ray": "2.60.0", "faiss": "1.12"},
 )
 
@@ -205,7 +205,7 @@ def test_counts_and_costs_are_shown():
     assert rows_of(markdown, "LLM calls")[2:] == [["ok", "1,500"], ["relabelled", "90"]]
     assert "- tuned: 120 steps; the weights of step 80 were kept." in markdown
     assert rows_of(markdown, "Training")[2:] == [["tuned", "40", "0.600"], ["tuned", "80", "0.650"]]
-    assert rows_of(markdown, "Stages")[2:] == [["corpus", "12.3", "346", "7"]]
+    assert rows_of(markdown, "Stages")[2:] == [["corpus", "12.3", "346", "1,200", "7"]]
     assert rows_of(markdown, "Versions")[2:] == [["faiss", "1.12"], ["ray", "2.60.0"]]
 
 

@@ -3,7 +3,6 @@
     python benchmarks/scaling.py workers --json            work per second of 1 and 2 workers
     python benchmarks/scaling.py growth --json             1,000 to 100,000 passages, and the exponents
     python benchmarks/scaling.py once 1000000 --json       every stage that needs no LLM: time, memory, spill
-    python benchmarks/scaling.py predict 100000 --json     what `calibrate` and `plan --cluster` say, against the run
 
 Passages are random words of Zipf frequencies about random topics; the encoder has two layers of random weights. What a
 worker costs before it works (a process, its imports) is left out of work per second: it is what the larger of two
@@ -30,8 +29,6 @@ from figures import show
 from llm_fanout import stub
 from synthetic_workspace import write_encoder
 
-from cluster.capacity.calibration import Sample, calibrate
-from cluster.capacity.plan import Group, plan_capacity
 from pipeline.llm.complete import complete
 from pipeline.llm.requests import Request, Sampling, tables
 from pipeline.progress import Silent
@@ -101,7 +98,7 @@ def recipe(folder: Path, passages: int, queries: dict[str, int] = QUERIES) -> Re
     values = {
         "workspace": str(folder / "workspace"),
         "corpus": {"path": str(folder / "collection")},
-        "queries": {"generate": 0, "kinds": ["crop"]},
+        "queries": {"generate": 0},
         "synthesis": {"max_queries": 0},
         "encoder": {"model": str(folder / "encoder"), "actors": 2, "cpus_per_actor": 1, "dtype": "float32"},
         "negatives": {},
@@ -136,20 +133,6 @@ def once(arguments: argparse.Namespace) -> dict[str, Any]:
         "object_store_mb": wanted.ray.object_store_mb,
         "stored_mb": round(stored / 1e6),
     }
-
-
-def predict(arguments: argparse.Namespace) -> dict[str, Any]:
-    with workplace(arguments) as folder:
-        wanted = recipe(folder, arguments.passages)
-        paces = calibrate(wanted, [Sample(2_000, 100), Sample(8_000, 400)], Told())
-        machine = Group("machine", {"CPU": 2.0}, {}, most=1)
-        foreseen = {each.stage: each.hours * 3600 for each in plan_capacity(wanted, [machine], paces).stages}
-        taken = {stage: cost["seconds"] for stage, cost in costs(run(wanted, Told())).items() if stage in foreseen}
-    whole = {"foreseen_s": sum(foreseen.values()), "taken_s": sum(taken.values())}
-    table = {stage: {"foreseen_s": foreseen[stage], "taken_s": taken[stage]} for stage in taken} | {"all": whole}
-    for each in table.values():
-        each["ratio"] = round(each["foreseen_s"] / max(each["taken_s"], 0.01), 2)
-    return {"passages": arguments.passages, "stages": table}
 
 
 def growth(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -262,14 +245,13 @@ def workplace(arguments: argparse.Namespace) -> Iterator[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_subparsers(required=True)
-    for measure in (workers, growth, once, predict):
+    for measure in (workers, growth, once):
         command = what.add_parser(measure.__name__)
         command.set_defaults(measure=measure)
         command.add_argument("--repetitions", type=int, default=3)
         command.add_argument("--folder", type=Path, help="Kept, and gone on with; default: a temporary one.")
         command.add_argument("--json", action="store_true")
-    for name in ("once", "predict"):
-        what.choices[name].add_argument("passages", type=int)
+    what.choices["once"].add_argument("passages", type=int)
     arguments = parser.parse_args()
     show(arguments.json, arguments.measure(arguments))
 

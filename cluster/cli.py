@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from cluster.capacity.cli import app as capacity_app
 from pipeline.cli.options import AsJson, Overrides, Start, Until
 from pipeline.cli.terminal import err, new_table, out, print_json, print_text, readable_errors, show_checks
 from pipeline.errors import RayrieverError
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from cluster.jobs import Job, Jobs
 
 app = typer.Typer()
-app.add_typer(capacity_app)
 job_app = typer.Typer(no_args_is_help=True, help="Jobs on a Ray cluster.")
 app.add_typer(job_app, name="job")
 

@@ -31,7 +31,8 @@ class ClusterUse:
 
     @property
     def spilled_mb(self) -> float:
-        return self._spilled[-1] - self._spilled[0] if self._spilled else 0.0
+        # Ray sums over the nodes that are there: with one that goes, what it wrote is gone from the sum
+        return max(0.0, self._spilled[-1] - self._spilled[0]) if self._spilled else 0.0
 
     def __enter__(self) -> ClusterUse:
         self._thread.start()

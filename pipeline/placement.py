@@ -14,7 +14,7 @@ from pipeline.recipe import ActorsSection, PlacementSection
 
 NODE_GROUP = "ray.io/node-group"  # set by Ray to the node type of the cluster's file, or KubeRay's worker group
 _ACCELERATOR = "accelerator_type:"  # a resource that Ray gives to nodes with one
-_ANSWER_WITHIN_S = 120.0  # its rounds take seconds
+_POLL_S, _SURE_AFTER_S, _ANSWER_WITHIN_S = 0.3, 12.0, 120.0  # the autoscaler's rounds take five seconds
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Demand:
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, placement: PlacementSection, cpus: float = 0.0, gpus: float = 0.0, memory: int = 0) -> Demand:
-        """With what the placement adds; the larger of both memories counts."""
+    def of(cls, placement: PlacementSection, cpus: float = 0.0, gpus: float = 0.0) -> Demand:
+        """With what the placement adds, and `ray.labels`."""
         labels = labels_of_all() | placement.labels
-        return cls(cpus, gpus, max(memory, int(placement.memory_gb * 1e9)), placement.accelerator_type, labels)
+        return cls(cpus, gpus, int(placement.memory_gb * 1e9), placement.accelerator_type, labels)
 
     def options(self) -> dict[str, Any]:
         """For `ray.remote` and `map_batches`."""
@@ -73,18 +73,28 @@ def labels_of_all() -> dict[str, str]:
     return dict(DataContext.get_current().execution_options.label_selector or {})
 
 
-def place_actors(name: str, section: ActorsSection, share: tuple[float, float] | None = None) -> dict[str, Any]:
+def place_actors(
+    name: str, section: ActorsSection, share: tuple[float, float] | None = None, parts: int = 1
+) -> dict[str, Any]:
     """Options of a section's actors, which the cluster can hold all at once.
 
     Args:
         name: of the section.
         share: CPUs and GPUs of an actor, where they are not the section's.
+        parts: of an actor, which may be on several nodes; the options are then of one part.
 
     Raises RayrieverError as `require_room`.
     """
-    demand = Demand.of(section.placement, *(share or (section.cpus_per_actor, section.gpus_per_actor)))
+    cpus, gpus = share or (section.cpus_per_actor, section.gpus_per_actor)
+    demand = Demand.of(section.placement, cpus / parts, gpus / parts)
     keys = [f"{name}.{key}" for key in ("actors", "cpus_per_actor", "gpus_per_actor", "placement")]
-    require_room(keys[0], section.actors, demand, f"Change {', '.join(keys)}")
+    require_room(keys[0], section.actors * parts, demand, f"Change {', '.join(keys)}")
+    return demand.options()
+
+
+def place_task(what: str, demand: Demand, remedy: str) -> dict[str, Any]:
+    """Options of tasks, of which the cluster can hold at least one. Raises RayrieverError as `require_room`."""
+    require_room(what, 1, demand, remedy)
     return demand.options()
 
 
@@ -122,8 +132,7 @@ class Node:
         """How many of the demand it holds, when nothing else is on it."""
         if not all(self._has(key, selector) for key, selector in demand.labels.items()):
             return 0
-        # Ray counts in steps of 1/10,000: 0.3 goes into 0.9 three times
-        fits = [floor(self.resources.get(name, 0.0) / amount + 1e-6) for name, amount in demand.bundle().items()]
+        fits = [_times(name, self.resources.get(name, 0.0), amount) for name, amount in demand.bundle().items()]
         return min(fits, default=inf)
 
     def _has(self, key: str, selector: str) -> bool:
@@ -138,6 +147,13 @@ class Node:
         return f"node{group} with {cpus:g} CPUs, {gpus:g} GPUs{''.join(kinds)}, {memory / 1e9:.0f} GB"
 
 
+def _times(name: str, there: float, wanted: float) -> int:
+    """How often the amount goes into what is there. Ray counts in steps of 1/10,000: 0.3 goes into 0.9 three times."""
+    if name == "GPU" and wanted < 1:
+        return int(there) * floor(1 / wanted + 1e-6)  # nobody gets pieces of two
+    return floor(there / wanted + 1e-6)
+
+
 def _can_be_added(count: int, demand: Demand) -> bool:
     """What the autoscaler says of a placement group of so many, which is taken back; False where there is none.
 
@@ -146,7 +162,7 @@ def _can_be_added(count: int, demand: Demand) -> bool:
     """
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    if not _status().HasField("autoscaling_state"):
+    if not _has_autoscaler():
         return False
     selectors = [dict(demand.labels)] * count if demand.labels else None
     group = placement_group([demand.bundle() or {"CPU": 0.001}] * count, bundle_label_selector=selectors)
@@ -156,18 +172,37 @@ def _can_be_added(count: int, demand: Demand) -> bool:
         remove_placement_group(group)
 
 
-def _is_granted(group: Any) -> bool:
-    """Whether the autoscaler, once it has seen the pending group, does not call it infeasible."""
-    asked, seen = group.id.hex(), None
+def _has_autoscaler() -> bool:
+    """Of the second version, the only one that knows labels; right after the start of a cluster it has said nothing."""
+    from ray.autoscaler.v2.utils import is_autoscaler_v2
+
     deadline = time.monotonic() + _ANSWER_WITHIN_S
-    while not group.wait(timeout_seconds=0.2):
-        status = _status()
+    while not _status().HasField("autoscaling_state"):
+        if not is_autoscaler_v2(fetch_from_server=True) or time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_S)
+    return True
+
+
+def _is_granted(group: Any) -> bool:
+    """Whether the autoscaler does not call the pending group infeasible again and again.
+
+    Once is not enough: it reckons with what is free at the moment, such as when actors are just ending.
+    """
+    asked, seen, refused_since = group.id.hex(), None, None
+    deadline = time.monotonic() + _ANSWER_WITHIN_S
+    while not group.wait(timeout_seconds=_POLL_S):
+        status, now = _status(), time.monotonic()
         wanted, answer = status.cluster_resource_state, status.autoscaling_state
         if seen is None and any(asked in each.details for each in wanted.pending_gang_resource_requests):
             seen = wanted.cluster_resource_state_version
         if seen is not None and answer.last_seen_cluster_resource_state_version >= seen:
-            return not any(asked in each.details for each in answer.infeasible_gang_resource_requests)
-        if time.monotonic() > deadline:
+            if not any(asked in each.details for each in answer.infeasible_gang_resource_requests):
+                return True
+            refused_since = refused_since or now
+        if refused_since is not None and now - refused_since > _SURE_AFTER_S:
+            return False
+        if now > deadline:
             raise RayrieverError(f"ray: the cluster's autoscaler has not answered for {_ANSWER_WITHIN_S:.0f} s.")
     return True
 

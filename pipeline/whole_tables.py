@@ -22,4 +22,6 @@ def from_row(row: pa.Table) -> pa.Table:
 
 def _one(column: pa.ChunkedArray) -> pa.Array:
     combined = column.combine_chunks()
-    return combined if isinstance(combined, pa.Array) else combined.chunk(0)
+    if isinstance(combined, pa.ChunkedArray):
+        raise ValueError(f"{combined.nbytes:,} bytes of {combined.type} are too many for one array.")
+    return combined

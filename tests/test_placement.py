@@ -72,6 +72,11 @@ def test_a_selector_that_ray_would_not_take_is_refused_with_the_recipe(selector:
         make_recipe({"encoder": {"placement": {"labels": {"pool": selector}}}}, None, "it")
 
 
+def test_pieces_of_two_gpus_are_not_one():
+    four = Node({"CPU": 8.0, "GPU": 4.0}, {})
+    assert [four.room_for(Demand(gpus=gpus)) for gpus in (0.6, 0.5, 0.25, 2, 3)] == [4, 8, 16, 2, 1]
+
+
 def test_a_placement_changes_no_result():
     plain, placed = EncoderSection(), EncoderSection(placement=PlacementSection(labels={"pool": "a"}, memory_gb=4))
     assert plain.result_fields() == placed.result_fields()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import entry_points
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.markup import escape
@@ -16,7 +14,6 @@ from rich.table import Table
 from pipeline.cli.options import AsJson, Overrides, RecipePath, Start, Until
 from pipeline.cli.results import load_report, show_report
 from pipeline.cli.terminal import err, new_table, out, print_json, readable_errors, show_checks, size
-from pipeline.errors import RayrieverError
 
 if TYPE_CHECKING:
     from pipeline.llm.store import Usage
@@ -60,20 +57,6 @@ def plan(
     overrides: Overrides = None,
     start: Start = None,
     until: Until = None,
-    cluster: Annotated[
-        Path | None, typer.Option(help="A Ray cluster file: reckon hours, nodes and money on its node types.")
-    ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="With --cluster: what `rayriever calibrate` has measured.")
-    ] = None,
-    passages: Annotated[
-        list[int] | None, typer.Option(min=1, help="With --cluster: as if the corpus had so many; repeatable.")
-    ] = None,
-    prices: Annotated[
-        list[str] | None,
-        typer.Option("--price", metavar="TYPE=MONEY", help="With --cluster: a node of the type for an hour."),
-    ] = None,
-    losses: Annotated[float, typer.Option(min=0, help="With --cluster: losses of a spot node per hour.")] = 0.02,
     as_json: AsJson = False,
 ) -> None:
     """Show which stages would run and what they would cost. Spends nothing."""
@@ -84,9 +67,6 @@ def plan(
         from pipeline.workspace import Workspace
 
         loaded = load_recipe(recipe, overrides)
-        if cluster is not None:
-            _show_capacity()(loaded, cluster, calibration, passages or [], prices or [], losses, as_json)
-            return
         steps = plan_stages(loaded, Workspace(loaded.workspace), start, until)
         rows = [{"stage": s.stage.name, "action": s.action, "key": s.key, **_foreseen(s.estimate)} for s in steps]
         if as_json:
@@ -110,13 +90,6 @@ def plan(
             f"{'' if money is None else f', {money:,.2f} by llm.price'}. "
             "Answers already stored are not asked again."
         )
-
-
-def _show_capacity() -> Any:
-    """Of a package that the pipeline knows nothing of."""
-    for found in entry_points(group="rayriever.capacity"):
-        return found.load()
-    raise RayrieverError("plan --cluster: the package's entry points are missing. Install it again.")
 
 
 def _foreseen(estimate: Estimate) -> dict[str, Any]:

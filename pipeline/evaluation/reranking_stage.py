@@ -123,7 +123,7 @@ def _latencies(
     """Milliseconds by depth: median over some queries, one after the other, on what a scorer actor has."""
     import ray
 
-    from pipeline.placement import Demand
+    from pipeline.placement import Demand, place_task
     from pipeline.ray_session import explained_ray_errors
 
     *_, deepest = firsts.values()
@@ -134,7 +134,7 @@ def _latencies(
     section = ctx.recipe.scorer
     timing = _Timing(section, ctx.inputs["rerank"].manifest.place, ctx.workspace.uri, lists, depths)
     demand = Demand.of(section.placement, section.cpus_per_actor, section.gpus_per_actor)
-    task = ray.remote(**demand.options())(_time)
+    task = ray.remote(**place_task("scorer: timing", demand, "Change scorer.gpus_per_actor, scorer.placement"))(_time)
     with explained_ray_errors("scorer: a task", "One killed for memory needs a smaller scorer.tokens_per_batch."):
         found: dict[int, float] = ray.get(task.remote(timing))
         return found

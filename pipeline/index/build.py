@@ -21,6 +21,7 @@ from pipeline.workspace import Artifact
 
 DIRECTORY = "index"
 CPUS_PER_BUILDER = 1
+_CHANGE = "Change index.gpus, index.placement, ray.labels"
 _MORE_SHARDS = "One killed for memory needs more shards: a smaller index.shard_mb."
 
 
@@ -74,13 +75,11 @@ def build_shards(
     """
     import ray
 
-    from pipeline.placement import Demand, require_room
+    from pipeline.placement import Demand, place_task
     from pipeline.ray_session import explained_ray_errors
 
-    held = -(-vectors.rows.total // spec.shards) * 4 * vectors.dimension
-    demand = Demand.of(section.placement, CPUS_PER_BUILDER, section.gpus, held)
-    require_room("index: builders", 1, demand, "Change index.shard_mb, index.gpus, index.placement")
-    task, threads = ray.remote(**demand.options()), CPUS_PER_BUILDER
+    demand = Demand.of(section.placement, CPUS_PER_BUILDER, section.gpus)
+    task, threads = ray.remote(**place_task("index: builders", demand, _CHANGE)), CPUS_PER_BUILDER
     build_one = task(build)
     with explained_ray_errors("index: a builder", _MORE_SHARDS):
         trained = folder.noted(f"{prefix}{TRAINED}") if spec.needs_training else None
@@ -124,11 +123,12 @@ def tuned(about: About, section: IndexSection, folder: ShardFolder, files: Shard
     """With the effort that reaches the recall, or with the recipe's and the recall that this has."""
     import ray
 
-    from pipeline.placement import Demand
+    from pipeline.placement import Demand, place_task
     from pipeline.ray_session import explained_ray_errors
 
+    options = place_task("index: tuning", Demand.of(section.placement, CPUS_PER_BUILDER), _CHANGE)
     with explained_ray_errors("index: the search for its effort", _MORE_SHARDS):
-        task = ray.remote(**Demand.of(section.placement, CPUS_PER_BUILDER, memory=files.bytes).options())(_tune)
+        task = ray.remote(**options)(_tune)
         found: tuning.Tuned = ray.get(task.remote(folder, files, about, section.recall, section.probes))
     return replace(about, effort=found.effort, recall=found.recall)
 

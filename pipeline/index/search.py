@@ -59,8 +59,8 @@ class ShardedIndex:
         opening: list[Callable[[], Searchable]] = [
             partial(open_shard, folder, shard, self.about, threads, gpus > 0) for shard in shards
         ]
-        demands = [Demand.of(section.placement, gpus=gpus, memory=shard.bytes) for shard in shards]
-        self.shards = ShardActors("index", opening, demands, section.replicas, timeout_s)
+        demand = Demand.of(section.placement, gpus=gpus)
+        self.shards = ShardActors("index", opening, demand, section.replicas, timeout_s)
 
     def check_encoder(self, encoder: EncoderIdentity) -> None:
         """Raise RayrieverError unless the vectors are this encoder's."""

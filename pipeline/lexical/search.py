@@ -59,8 +59,7 @@ class ShardedWords:
         self.about = about or About.of(self.generation.about)
         shards = self.generation.shards[WORDS]
         opening: list[Callable[[], Searchable]] = [partial(open_word_shard, folder, each) for each in shards]
-        demands = [Demand.of(PlacementSection(), memory=shard.bytes) for shard in shards]
-        self.shards = ShardActors("lexical", opening, demands, replicas, timeout_s)
+        self.shards = ShardActors("lexical", opening, Demand.of(PlacementSection()), replicas, timeout_s)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """The best passages of each query: by score, equal scores by passage id, also at the cut-off.

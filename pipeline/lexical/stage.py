@@ -78,10 +78,11 @@ def build_words(
     """
     import ray
 
-    from pipeline.placement import Demand
+    from pipeline.placement import Demand, place_task
     from pipeline.ray_session import explained_ray_errors
 
-    task = ray.remote(**Demand.of(PlacementSection(), _CPUS_PER_TASK).options())
+    demand = Demand.of(PlacementSection(), _CPUS_PER_TASK)
+    task = ray.remote(**place_task("words: tasks", demand, "Change ray.labels"))
     read, build = task(_read), task(_build)
     with explained_ray_errors("lexical: a task", _ADVICE):
         reading = [

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
+from functools import partial
 from itertools import chain
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -143,7 +144,7 @@ def _answers(
         return batch.answers(asked.unsettled(), missing, job, gate, report.message), gate.closed
     ensure_ray(ray_section)
     engine = _engine(section)
-    options = place_actors("llm", section, engine.share(section))
+    options = place_actors("llm", section, engine.share(section), section.parts)
     import ray.data
 
     handle = ray.remote(**beside_driver())(Gate).remote(section, spent) if is_needed(section) else None
@@ -155,8 +156,11 @@ def _answers(
         if missing.num_rows
         for block in engine.blocks(rows, missing, section, rows_of_block)
     ]
-    answers = engine.answer(ray.data.from_arrow_refs(blocks), _job(section, workspace, handle), options)
-    return _stream(answers), lambda: ray.get(handle.closed.remote()) if handle is not None else ""
+    job = _job(section, workspace, handle)
+    answers = engine.answer(ray.data.from_arrow_refs(blocks), job, options)
+    return _stream(
+        answers, partial(engine.release, job)
+    ), lambda: ray.get(handle.closed.remote()) if handle is not None else ""
 
 
 def _spent(section: LlmSection, workspace: Workspace) -> Spent:
@@ -205,11 +209,14 @@ def _job(section: LlmSection, workspace: Workspace, gate: Any) -> Job:
     return Job(section, model_identity(section), workspace.uri, f"{time.time_ns()}-{uuid.uuid4().hex[:8]}", gate)
 
 
-def _stream(answers: Dataset) -> Generator[pa.Table]:
+def _stream(answers: Dataset, release: Callable[[], None]) -> Generator[pa.Table]:
     """LLM_RESPONSE rows as the actors finish them."""
-    with explained_ray_errors("llm: the engine", _AFTER_DEATH):
-        for rows in answers.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            yield rows.select(LLM_RESPONSE.names).cast(LLM_RESPONSE)
+    try:
+        with explained_ray_errors("llm: the engine", _AFTER_DEATH):
+            for rows in answers.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                yield rows.select(LLM_RESPONSE.names).cast(LLM_RESPONSE)
+    finally:
+        release()
 
 
 def _too_many_failures(failures: pa.Table, report: _Report, section: LlmSection) -> RayrieverError:

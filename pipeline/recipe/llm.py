@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -112,6 +113,14 @@ class LlmSection(ActorsSection):
         "every stage that uses them.",
     )
     engine_kwargs: dict[str, Any] = execution({}, "vllm: passed to the engine as they are.")
+
+    @property
+    def parts(self) -> int:
+        """Workers of one engine, which may be on several nodes; each has its share of what the engine reserves."""
+        if self.engine != "vllm":
+            return 1
+        sizes = ("tensor_parallel_size", "pipeline_parallel_size")
+        return math.prod(int(self.engine_kwargs.get(name, 1)) for name in sizes)
 
     @property
     def forces_choices(self) -> bool:

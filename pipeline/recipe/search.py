@@ -50,7 +50,7 @@ class IndexSection(Section):
         0, "GPUs of a builder, which trains lists there, and of an actor that searches kind flat in float32.", ge=0
     )
     placement: PlacementSection = execution(
-        PlacementSection(), "Of builders, and of the shards' actors, which reserve at least the size of their files."
+        PlacementSection(), "Of builders, and of the actors that hold shards; those of BM25 follow ray.labels."
     )
     threads_per_shard: int | None = execution(None, "Threads of a part's actor; default: cores / parts.", ge=1)
 

@@ -71,7 +71,7 @@ class ShardActors:
     Args:
         what: names the shards in errors, as in 'index'.
         open_shards: one function per shard that opens it in its actor.
-        demands: what an actor of each of these shards reserves.
+        demand: what each actor reserves. Shards are mapped from files: the memory that they take is the disk's cache.
         timeout_s: how long to wait for the shards; None waits for ever and never gives a partial answer.
 
     Raises RayrieverError where the cluster has no room for all of them.
@@ -81,20 +81,15 @@ class ShardActors:
         self,
         what: str,
         open_shards: Sequence[Callable[[], Searchable]],
-        demands: Sequence[Demand],
+        demand: Demand,
         replicas: int = 1,
         timeout_s: float | None = None,
     ) -> None:
         self.what, self.timeout_s = what, timeout_s
-        if demands:
-            largest = max(demands, key=lambda each: each.memory)
-            remedy = f"Have fewer replicas, or fewer GPUs, or smaller shards ({what})"
-            require_room(f"{what}: actors of shards", replicas * len(demands), largest, remedy)
-        actor = ray.remote(max_restarts=-1, max_task_retries=_RETRIES)(ShardActor)
-        self.actors: list[list[Any]] = [
-            [actor.options(**demand.options()).remote(each) for _ in range(replicas)]
-            for each, demand in zip(open_shards, demands, strict=True)
-        ]
+        remedy = "Change index.replicas, index.gpus, index.placement, ray.labels"
+        require_room(f"{what}: actors of shards", replicas * len(open_shards), demand, remedy)
+        actor = ray.remote(**demand.options(), max_restarts=-1, max_task_retries=_RETRIES)(ShardActor)
+        self.actors: list[list[Any]] = [[actor.remote(each) for _ in range(replicas)] for each in open_shards]
         self._turn = count()
 
     def wait_until_ready(self) -> list[list[int]]:

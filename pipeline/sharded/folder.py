@@ -50,10 +50,6 @@ class ShardFiles:
     def of(cls, values: Mapping[str, Any]) -> ShardFiles:
         return cls(values["rows"], {role: File(**file) for role, file in values["files"].items()})
 
-    @property
-    def bytes(self) -> int:
-        return sum(file.bytes for file in self.files.values())
-
 
 @dataclass(frozen=True)
 class Generation:

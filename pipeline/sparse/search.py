@@ -39,8 +39,7 @@ def open_sparse(recipe: Recipe, sparse: Artifact) -> Iterator[SparseSearch]:
     model, folder = SparseModel(recipe.sparse), ShardFolder.of(sparse, DIRECTORY)
     files = folder.current().shards[TERMS]
     opening: list[Callable[[], Searchable]] = [partial(open_term_shard, folder, each) for each in files]
-    demands = [Demand.of(recipe.index.placement, memory=each.bytes) for each in files]
-    with ShardActors("sparse", opening, demands) as shards:
+    with ShardActors("sparse", opening, Demand.of(recipe.index.placement)) as shards:
         yield partial(_search, model, shards)
 
 

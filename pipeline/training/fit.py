@@ -47,6 +47,11 @@ def fit(
     ensure_ray(ctx.recipe.ray)
     demand = Demand.of(section.placement, section.cpus_per_worker, float(section.use_gpu))
     keys = [f"{stage}.{key}" for key in ("workers", "cpus_per_worker", "use_gpu", "placement")]
+    if demand.labels and section.min_workers is not None and section.min_workers < section.workers:
+        raise RayrieverError(
+            f"{stage}.min_workers: Ray does not look at labels ({', '.join(demand.labels)}) when it decides how many "
+            f"workers fit. Take it out, or have no labels: {stage}.placement.accelerator_type tells nodes apart, too."
+        )
     require_room(keys[0], section.min_workers or section.workers, demand, f"Change {', '.join(keys)}")
     _drop_torn_record(ctx)
     seed = ctx.recipe.seed if section.seed is None else section.seed

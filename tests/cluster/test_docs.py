@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -60,7 +59,6 @@ def folder(tmp_path: Path, tiny_encoder: Path, chat_server: Any, environment: di
     values = recipe_values(project, tiny_encoder, chat_server.url)
     values["corpus"]["path"] = "corpus.jsonl"
     (project / "recipes" / "folder.yaml").write_text(yaml.safe_dump(values))
-    shutil.copy(PAGE.parents[1] / "ray_cluster.yaml", project)
     s3 = boto3.client("s3", endpoint_url=environment["AWS_ENDPOINT_URL"])
     for row in (project / "corpus.jsonl").read_text().splitlines():
         passage = json.loads(row)

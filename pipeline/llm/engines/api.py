@@ -57,6 +57,10 @@ def share(section: LlmSection) -> tuple[float, float]:
     return min(section.cpus_per_actor, _CPUS), 0.0
 
 
+def release(job: Job) -> None:
+    """Give back what a call's actors have reserved: nothing that they do not take with them."""
+
+
 def blocks(requests: pa.Table, wanted: pa.Table, section: LlmSection, least: int) -> list[pa.Table]:
     """Blocks of such a size that all of an actor's calls together hold enough to send, and every actor its share.
 

@@ -38,6 +38,10 @@ def share(section: LlmSection) -> tuple[float, float]:
     return section.cpus_per_actor, section.gpus_per_actor
 
 
+def release(job: Job) -> None:
+    """Give back what a call's actors have reserved: nothing that they do not take with them."""
+
+
 def blocks(requests: pa.Table, wanted: pa.Table, section: LlmSection, least: int) -> list[pa.Table]:
     """The generation batches that hold a request of `wanted`, each a row of lists; as many to a block as have `least`.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import uuid
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -64,12 +65,12 @@ def blocks(requests: pa.Table, wanted: pa.Table, section: LlmSection, least: int
 
 
 def answer(asked: Dataset, job: Job, options: dict[str, Any]) -> Dataset:
-    """LLM_RESPONSE rows for a dataset of LLM_REQUEST rows; the options are those of an engine."""
+    """LLM_RESPONSE rows for a dataset of LLM_REQUEST rows; the options are those of an engine's workers."""
     from ray.data import ActorPoolStrategy
     from ray.data.llm import build_processor
 
     processor = build_processor(
-        _configuration(job.section, options),
+        _configuration(job.section),
         preprocess=partial(_conversation, lora=job.section.lora and locate_adapter(job.section.lora).path_or_name),
         preprocess_map_kwargs={"num_cpus": _STEP_CPUS},
     )
@@ -78,11 +79,12 @@ def answer(asked: Dataset, job: Job, options: dict[str, Any]) -> Dataset:
     # Ray alone would load an engine that dies at its first request again for ever. Lost spot machines do not count.
     engine = processor.get_stage_by_name("vLLMEngineStage").map_batches_kwargs
     engine["max_restarts"] = _MOST_RESTARTS
-    if labels := options.get("label_selector"):
-        if "ray_remote_args_fn" in engine:  # several workers, in a placement group
-            engine["ray_remote_args_fn"] = partial(_place_workers, _bundles(job.section, options), labels)
-        else:
-            engine["label_selector"] = labels
+    # What Ray itself would reserve is a GPU for each worker, which a machine without GPUs never has
+    if job.section.parts == 1:
+        engine |= options
+    else:
+        engine |= {"num_cpus": 0, "num_gpus": 0, "ray_remote_args_fn": partial(_together, job, options)}
+        engine |= {"label_selector": options["label_selector"]} if "label_selector" in options else {}
     blocks = {"batch_size": None, "batch_format": "pyarrow"}
     answers = processor(asked.map_batches(_send, fn_args=(job,), num_cpus=_STEP_CPUS, **blocks))
     return answers.map_batches(
@@ -94,29 +96,37 @@ def answer(asked: Dataset, job: Job, options: dict[str, Any]) -> Dataset:
     )
 
 
-def _workers(section: LlmSection) -> int:
-    """Of one engine."""
-    kwargs = section.engine_kwargs
-    return int(kwargs.get("tensor_parallel_size", 1)) * int(kwargs.get("pipeline_parallel_size", 1))
-
-
-def _bundles(section: LlmSection, options: dict[str, Any]) -> list[dict[str, float]]:
-    """What each worker of an engine reserves. Without, Ray asks for a GPU each, which a machine with none never has."""
-    workers = _workers(section)
-    amounts = {"CPU": options["num_cpus"], "GPU": options["num_gpus"], "memory": options.get("memory", 0)}
-    return [{name: amount / workers for name, amount in amounts.items() if amount} for _ in range(workers)]
-
-
-def _place_workers(bundles: list[dict[str, float]], labels: dict[str, str]) -> dict[str, Any]:
-    """Where an engine and its workers go: Ray's own placement group of an engine takes no labels."""
+def _together(job: Job, options: dict[str, Any]) -> dict[str, Any]:
+    """Where an engine of several workers goes: a group of our own, since Ray's takes no labels and is never removed."""
     from ray.util.placement_group import placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    group = placement_group(bundles, strategy="PACK", bundle_label_selector=[labels] * len(bundles))
+    count, labels = job.section.parts, options.get("label_selector")
+    selectors = [labels] * count if labels else None
+    name = f"{job.run_id}-{uuid.uuid4().hex[:8]}"
+    group = placement_group([_bundle(options)] * count, "PACK", name, bundle_label_selector=selectors)
     return {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_capture_child_tasks=True)}
 
 
-def _configuration(section: LlmSection, options: dict[str, Any]) -> Any:
+def _bundle(options: dict[str, Any]) -> dict[str, float]:
+    """What a worker with these options reserves."""
+    amounts = {"CPU": options["num_cpus"], "GPU": options["num_gpus"], "memory": options.get("memory", 0)}
+    kind = {f"accelerator_type:{options['accelerator_type']}": 0.001} if "accelerator_type" in options else {}
+    return {name: amount for name, amount in amounts.items() if amount} | kind
+
+
+def release(job: Job) -> None:
+    """Give back what the engines of a call have reserved: placement groups otherwise live as long as the driver."""
+    from ray.util.placement_group import get_placement_group, placement_group_table, remove_placement_group
+
+    if job.section.parts == 1:
+        return
+    for each in placement_group_table().values():
+        if each["name"].startswith(job.run_id) and each["state"] != "REMOVED":
+            remove_placement_group(get_placement_group(each["name"]))
+
+
+def _configuration(section: LlmSection) -> Any:
     from ray.data.llm import ChatTemplateStageConfig, vLLMEngineProcessorConfig
 
     kwargs: dict[str, Any] = {
@@ -135,8 +145,6 @@ def _configuration(section: LlmSection, options: dict[str, Any]) -> Any:
         batch_size=section.batch_size,
         max_concurrent_batches=1 + int(1.1 * kwargs.get("max_num_seqs", _SEQUENCES)) // section.batch_size,
         concurrency=(section.actors, section.actors),
-        placement_group_config={"bundles": _bundles(section, options)},
-        accelerator_type=options.get("accelerator_type"),
         should_continue_on_error=True,
         log_engine_metrics=False,
         chat_template_stage=ChatTemplateStageConfig(

@@ -77,6 +77,7 @@ class Manifest:
     def from_json(cls, text: str) -> Manifest:
         values = json.loads(text)
         values["tables"] = {name: TableEntry(**entry) for name, entry in values["tables"].items()}
+        values["nodes"] = [(seconds, counts) for seconds, counts in values.get("nodes", [])]
         return cls(**values)
 
     def to_json(self) -> str:

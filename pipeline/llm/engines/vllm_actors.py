@@ -70,7 +70,7 @@ def answer(asked: Dataset, job: Job, options: dict[str, Any]) -> Dataset:
     from ray.data.llm import build_processor
 
     processor = build_processor(
-        _configuration(job.section),
+        _configuration(job.section, options),
         preprocess=partial(_conversation, lora=job.section.lora and locate_adapter(job.section.lora).path_or_name),
         preprocess_map_kwargs={"num_cpus": _STEP_CPUS},
     )
@@ -79,9 +79,8 @@ def answer(asked: Dataset, job: Job, options: dict[str, Any]) -> Dataset:
     # Ray alone would load an engine that dies at its first request again for ever. Lost spot machines do not count.
     engine = processor.get_stage_by_name("vLLMEngineStage").map_batches_kwargs
     engine["max_restarts"] = _MOST_RESTARTS
-    # What Ray itself would reserve is a GPU for each worker, which a machine without GPUs never has
     if job.section.parts == 1:
-        engine |= options
+        engine |= {name: value for name, value in options.items() if name not in ("num_cpus", "num_gpus")}
     else:
         engine |= {"num_cpus": 0, "num_gpus": 0, "ray_remote_args_fn": partial(_together, job, options)}
         engine |= {"label_selector": options["label_selector"]} if "label_selector" in options else {}
@@ -126,7 +125,7 @@ def release(job: Job) -> None:
             remove_placement_group(get_placement_group(each["name"]))
 
 
-def _configuration(section: LlmSection) -> Any:
+def _configuration(section: LlmSection, options: dict[str, Any]) -> Any:
     from ray.data.llm import ChatTemplateStageConfig, vLLMEngineProcessorConfig
 
     kwargs: dict[str, Any] = {
@@ -145,6 +144,8 @@ def _configuration(section: LlmSection) -> Any:
         batch_size=section.batch_size,
         max_concurrent_batches=1 + int(1.1 * kwargs.get("max_num_seqs", _SEQUENCES)) // section.batch_size,
         concurrency=(section.actors, section.actors),
+        # Without, Ray asks for one GPU per worker, which a machine without GPUs never grants.
+        placement_group_config={"bundles": [{"CPU": options["num_cpus"], "GPU": options["num_gpus"]}] * section.parts},
         should_continue_on_error=True,
         log_engine_metrics=False,
         chat_template_stage=ChatTemplateStageConfig(

@@ -29,7 +29,7 @@ test-slow: $(VENV)/.installed-dev
 
 # Several Ray nodes on this machine, which die
 test-cluster: $(VENV)/.installed-dev
-	$(BIN)/pytest -q -m cluster --timeout=900 --durations=10 $(PARALLEL)
+	$(BIN)/pytest -q -m cluster --timeout=900 --durations=10
 
 # Needs Chromium and its driver: apt install chromium chromium-driver
 test-page: $(VENV)/.installed-dev

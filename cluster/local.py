@@ -21,7 +21,7 @@ import psutil
 from cluster.jobs import Jobs
 from pipeline.errors import RayrieverError
 
-_STARTED_WITHIN_S = 90.0
+_STARTED_WITHIN_S = 180.0
 _OBJECT_STORE_BYTES = 150_000_000
 _ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",

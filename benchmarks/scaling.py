@@ -139,8 +139,8 @@ def growth(arguments: argparse.Namespace) -> dict[str, Any]:
     seconds: dict[int, dict[str, list[float]]] = {size: {} for size in SIZES}
     for _ in range(arguments.repetitions):
         for size in SIZES:
-            with workplace(arguments) as folder:
-                for stage, cost in costs(run(recipe(folder, size), Told())).items():
+            with tempfile.TemporaryDirectory() as folder:
+                for stage, cost in costs(run(recipe(Path(folder), size), Told())).items():
                     seconds[size].setdefault(stage, []).append(cost["seconds"])
     medians = {size: {stage: statistics.median(all_) for stage, all_ in seconds[size].items()} for size in SIZES}
     table = {
@@ -248,9 +248,11 @@ def main() -> None:
     for measure in (workers, growth, once):
         command = what.add_parser(measure.__name__)
         command.set_defaults(measure=measure)
-        command.add_argument("--repetitions", type=int, default=3)
-        command.add_argument("--folder", type=Path, help="Kept, and gone on with; default: a temporary one.")
         command.add_argument("--json", action="store_true")
+    for name in ("workers", "growth"):
+        what.choices[name].add_argument("--repetitions", type=int, default=3)
+    for name in ("workers", "once"):
+        what.choices[name].add_argument("--folder", type=Path, help="Kept, and gone on with; default: a temporary one.")
     what.choices["once"].add_argument("passages", type=int)
     arguments = parser.parse_args()
     show(arguments.json, arguments.measure(arguments))

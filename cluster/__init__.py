@@ -1,1 +1,1 @@
-"""Running the pipeline on clusters: capacity planning, job submission, manifests, failure drills."""
+"""Running the pipeline on clusters: jobs, buckets, manifests, and clusters of one machine to try it on."""

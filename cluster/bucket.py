@@ -107,13 +107,19 @@ def _ids(bucket: Bucket) -> tuple[str, str]:
 
 
 def _present_rules(bucket: Bucket) -> list[Any]:
+    answer = _unless_absent(bucket.client.get_bucket_lifecycle_configuration, bucket)
+    return list(answer["Rules"]) if answer is not None else []
+
+
+def _unless_absent(ask: Callable[..., Any], bucket: Bucket) -> Any:
+    """The answer about the bucket; None where it has nothing of the kind."""
     from botocore.exceptions import ClientError
 
     try:
-        return list(bucket.client.get_bucket_lifecycle_configuration(Bucket=bucket.name)["Rules"])
+        return ask(Bucket=bucket.name)
     except ClientError as error:
         if _code(error) in _ABSENT:
-            return []
+            return None
         raise
 
 
@@ -155,14 +161,10 @@ def _writable(bucket: Bucket) -> Check:
 
 
 def _public_access(bucket: Bucket) -> Check:
-    from botocore.exceptions import ClientError
-
-    try:
-        found = bucket.client.get_public_access_block(Bucket=bucket.name)["PublicAccessBlockConfiguration"]
-    except ClientError as error:
-        if _code(error) not in _ABSENT:
-            raise
+    answer = _unless_absent(bucket.client.get_public_access_block, bucket)
+    if answer is None:
         return Check("public access", "warning", "not blocked: an object or a policy could open the bucket to all")
+    found = answer["PublicAccessBlockConfiguration"]
     open_ways = sorted(name for name, blocked in found.items() if not blocked)
     if open_ways:
         return Check("public access", "warning", f"not blocked: {', '.join(open_ways)}")
@@ -170,13 +172,8 @@ def _public_access(bucket: Bucket) -> Check:
 
 
 def _encryption(bucket: Bucket) -> Check:
-    from botocore.exceptions import ClientError
-
-    try:
-        answer = bucket.client.get_bucket_encryption(Bucket=bucket.name)
-    except ClientError as error:
-        if _code(error) not in _ABSENT:
-            raise
+    answer = _unless_absent(bucket.client.get_bucket_encryption, bucket)
+    if answer is None:
         return Check("encryption", "warning", "none by default")
     rules = answer["ServerSideEncryptionConfiguration"]["Rules"]
     kinds = [rule["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] for rule in rules]

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections import Counter
 from contextlib import suppress
-from types import TracebackType
 
 from pipeline.placement import NODE_GROUP
+from pipeline.sampler import Sampler
 
 _INTERVAL_S = 1.0
 
 
-class ClusterUse:
+class ClusterUse(Sampler):
     """Context manager; where Ray does not run, there is nothing to tell afterwards.
 
     `nodes`: the nodes by group that there were at first, and what they changed to after how many seconds. Those of a
@@ -23,26 +22,15 @@ class ClusterUse:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.nodes: list[tuple[float, dict[str, int]]] = []
         self._spilled: list[float] = []  # since Ray was started: at first, and last
         self._began = time.monotonic()
-        self._finished = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
 
     @property
     def spilled_mb(self) -> float:
         # Ray sums over the nodes that are there: with one that goes, what it wrote is gone from the sum
         return max(0.0, self._spilled[-1] - self._spilled[0]) if self._spilled else 0.0
-
-    def __enter__(self) -> ClusterUse:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._finished.set()
-        self._thread.join()
 
     def _sample(self) -> None:
         last = False

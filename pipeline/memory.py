@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import threading
-from types import TracebackType
-
 import psutil
+
+from pipeline.sampler import Sampler
 
 _INTERVAL_S = 0.5
 
 
-class PeakMemory:
+class PeakMemory(Sampler):
     """Context manager; afterwards `peak_mb` is the largest private memory seen, in MB, on this machine.
 
     Shared memory counts nothing: Ray maps its object store into every worker.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.peak_mb = 0.0
-        self._finished = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-
-    def __enter__(self) -> PeakMemory:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._finished.set()
-        self._thread.join()
 
     def _sample(self) -> None:
         driver = psutil.Process()

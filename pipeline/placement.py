@@ -73,15 +73,13 @@ def labels_of_all() -> dict[str, str]:
     return dict(DataContext.get_current().execution_options.label_selector or {})
 
 
-def place_actors(
-    name: str, section: ActorsSection, share: tuple[float, float] | None = None, parts: int = 1
-) -> dict[str, Any]:
-    """Options of a section's actors, which the cluster can hold all at once.
+def place_actors(name: str, section: ActorsSection, share: tuple[float, float] | None = None, parts: int = 1) -> Demand:
+    """What each of a section's actors demands, where the cluster can hold them all at once.
 
     Args:
         name: of the section.
         share: CPUs and GPUs of an actor, where they are not the section's.
-        parts: of an actor, which may be on several nodes; the options are then of one part.
+        parts: of an actor, which may be on several nodes; the demand is then of one part.
 
     Raises RayrieverError as `require_room`.
     """
@@ -89,7 +87,7 @@ def place_actors(
     demand = Demand.of(section.placement, cpus / parts, gpus / parts)
     keys = [f"{name}.{key}" for key in ("actors", "cpus_per_actor", "gpus_per_actor", "placement")]
     require_room(keys[0], section.actors * parts, demand, f"Change {', '.join(keys)}")
-    return demand.options()
+    return demand
 
 
 def place_task(what: str, demand: Demand, remedy: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ L40S = {"CPU": 8.0, "GPU": 1.0, "memory": 64e9, "accelerator_type:L40S": 1.0}
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_impossible_requests_fail_with_numbers_instead_of_waiting_for_ever():
-    assert place_actors("llm", LlmSection(actors=2)) == {"num_cpus": 2, "num_gpus": 0}
+    assert place_actors("llm", LlmSection(actors=2)).options() == {"num_cpus": 2, "num_gpus": 0}
     with pytest.raises(RayrieverError, match=r"llm\.actors = 3 of 2 CPUs, 0 GPUs: .* room for 2 \(1 .* 4 CPUs, 0 GPUs"):
         place_actors("llm", LlmSection(actors=3))
     with pytest.raises(RayrieverError, match=r"1 GPUs: .* room for 0 .*Change encoder\.actors, "):
@@ -38,7 +38,7 @@ def test_a_placement_that_no_node_has_is_refused_at_once(placement: dict[str, ob
 @pytest.mark.usefixtures("ray_cluster")
 def test_what_ray_is_told_is_what_was_checked():
     placement = PlacementSection(labels={NODE_GROUP: "!head"}, memory_gb=0.5)
-    options = place_actors("encoder", EncoderSection(placement=placement))
+    options = place_actors("encoder", EncoderSection(placement=placement)).options()
     assert options == {"num_cpus": 2, "num_gpus": 0, "memory": 500_000_000, "label_selector": {NODE_GROUP: "!head"}}
     import ray
 
@@ -48,7 +48,7 @@ def test_what_ray_is_told_is_what_was_checked():
 @pytest.mark.parametrize(
     ("demand", "room"),
     [
-        (Demand(cpus=3), 2),  # what is left of two nodes does not add up to a third
+        (Demand(cpus=3), 2),
         (Demand(gpus=0.3), 3),
         (Demand(cpus=1, memory=40_000_000_000), 1),
         (Demand(gpus=1, accelerator_type="L40S"), 1),

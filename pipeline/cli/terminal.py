@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich import box
@@ -15,8 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from pipeline.doctor import Check
 from pipeline.errors import RayrieverError
+
+if TYPE_CHECKING:
+    from pipeline.doctor import Check
 
 out = Console()
 err = Console(stderr=True)

@@ -104,7 +104,7 @@ def encode_corpus(ctx: StageContext, training: str | None) -> None:
     section = ctx.recipe.encoder
     ensure_ray(ctx.recipe.ray)
     corpus = ctx.inputs["corpus"]
-    options = place_actors("encoder", section)
+    demand = place_actors("encoder", section)
     places = _places(corpus, ctx.workspace)
     # Of an attempt that died. The last one is made again: whose vectors they are is told by an actor.
     there = {name: ctx.out.part_rows("vectors", name) for name in ctx.out.part_names("vectors")}
@@ -116,7 +116,7 @@ def encode_corpus(ctx: StageContext, training: str | None) -> None:
         EncodePassages,
         batch_size=1,
         batch_format="pyarrow",
-        **options,
+        **demand.options(),
         compute=ray.data.ActorPoolStrategy(size=min(section.actors, len(slices))),
         fn_constructor_args=(section, trained_by, ctx.workspace.uri, ctx.out.part_folder("vectors")),
     )

@@ -33,9 +33,13 @@ def node_plot(stages: Sequence[StageCost]) -> Plot | None:
         most = max(counts.get(group, 0) for _, counts in columns)
         bars = "".join(_BARS[-(-counts.get(group, 0) * (len(_BARS) - 1) // max(most, 1))] for _, counts in columns)
         lines.append(f"{_named(group):{width}}  {bars}  at most {most}")
-    letters = "".join(string.ascii_letters[number] for number, _ in columns)
-    legend = ", ".join(f"{string.ascii_letters[number]} {stage.stage}" for number, stage in enumerate(stages))
+    letters = "".join(_letter(number) for number, _ in columns)
+    legend = ", ".join(f"{_letter(number)} {stage.stage}" for number, stage in enumerate(stages))
     return Plot("\n".join([*lines, f"{'stage':{width}}  {letters}"]), f"A column is {step:.1f} s: {legend}.")
+
+
+def _letter(number: int) -> str:
+    return string.ascii_letters[number % len(string.ascii_letters)]
 
 
 def _named(group: str) -> str:

@@ -144,7 +144,7 @@ def _answers(
         return batch.answers(asked.unsettled(), missing, job, gate, report.message), gate.closed
     ensure_ray(ray_section)
     engine = _engine(section)
-    options = place_actors("llm", section, engine.share(section), section.parts)
+    demand = place_actors("llm", section, engine.share(section), section.parts)
     import ray.data
 
     handle = ray.remote(**beside_driver())(Gate).remote(section, spent) if is_needed(section) else None
@@ -157,7 +157,7 @@ def _answers(
         for block in engine.blocks(rows, missing, section, rows_of_block)
     ]
     job = _job(section, workspace, handle)
-    answers = engine.answer(ray.data.from_arrow_refs(blocks), job, options)
+    answers = engine.answer(ray.data.from_arrow_refs(blocks), job, demand)
     return _stream(
         answers, partial(engine.release, job)
     ), lambda: ray.get(handle.closed.remote()) if handle is not None else ""

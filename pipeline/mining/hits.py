@@ -80,7 +80,7 @@ def search_all(
 
     section, artifact = ctx.recipe.encoder, ctx.inputs[index]
     ensure_ray(ctx.recipe.ray)
-    options = place_actors("encoder", section)
+    demand = place_actors("encoder", section)
     slices = [as_row(each) for each in _slices(queries)]
     trained_by = None if training is None else ctx.inputs[training].manifest.place
     with ShardedIndex(folder_of(artifact), ctx.recipe.index) as shards:
@@ -89,7 +89,7 @@ def search_all(
             SearchQueries,
             batch_size=1,
             batch_format="pyarrow",
-            **options,
+            **demand.options(),
             compute=ray.data.ActorPoolStrategy(size=min(section.actors, len(slices))),
             fn_constructor_args=(
                 section,

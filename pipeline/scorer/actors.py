@@ -81,7 +81,7 @@ def score_lists(
     from pipeline.scorer.load import check_scorer
 
     ensure_ray(ray_section)
-    options = place_actors("scorer", section)
+    demand = place_actors("scorer", section)
     waiting = iter(lists)
     first = next(waiting, None)
     if first is None:
@@ -93,7 +93,7 @@ def score_lists(
         ScoreLists,
         batch_size=1,
         batch_format="pyarrow",
-        **options,
+        **demand.options(),
         compute=ray.data.ActorPoolStrategy(size=min(section.actors, len(slices))),
         fn_constructor_args=(section, trained_by, workspace),
     )

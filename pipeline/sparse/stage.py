@@ -122,12 +122,12 @@ def build_terms(
     ]
     done = rows.total - sum(table["stop"][0].as_py() - table["start"][0].as_py() for table in pending)
     if pending:
-        options = place_actors("sparse", section)
+        demand = place_actors("sparse", section)
         built = ray.data.from_arrow(pending).map_batches(
             EncodeShard,
             batch_size=1,
             batch_format="pyarrow",
-            **options,
+            **demand.options(),
             compute=ray.data.ActorPoolStrategy(size=min(section.actors, len(pending))),
             fn_constructor_args=(section, rows, folder),
         )

@@ -7,6 +7,7 @@ import ray
 
 from pipeline.llm.engines.job import Job
 from pipeline.llm.engines.vllm_actors import _together, release
+from pipeline.placement import NODE_GROUP, Demand
 from pipeline.recipe import LlmSection
 
 
@@ -19,10 +20,10 @@ def test_the_next_stage_has_the_nodes_that_an_engine_of_several_workers_had():
     """Ray keeps a placement group as long as the driver lives: a training on the same GPUs would wait for ever."""
     section = LlmSection(engine="vllm", engine_kwargs={"tensor_parallel_size": 3}, cpus_per_actor=3)
     job = Job(section, "model", "workspace", "run-1")
-    options = {"num_cpus": 1.0, "num_gpus": 0.0, "label_selector": {"ray.io/node-group": "!head"}}
+    demand = Demand(cpus=1, labels={NODE_GROUP: "!head"})
     before = free_cpus()
-    where = _together(job, options)
-    engine = ray.remote(num_cpus=0, label_selector=options["label_selector"], **where)(lambda: "ran")
+    where = _together(job, demand)
+    engine = ray.remote(num_cpus=0, label_selector=dict(demand.labels), **where)(lambda: "ran")
     assert ray.get(engine.remote(), timeout=60) == "ran"
     await_cpus(before - 3)
     release(Job(section, "model", "workspace", "run-2"))

@@ -22,6 +22,7 @@ from pipeline.llm.engines.gate import Admitted
 from pipeline.llm.engines.job import Job, Recorder, expected_tokens
 from pipeline.llm.requests import Sampling
 from pipeline.llm.responses import Answer, failure, to_table
+from pipeline.placement import Demand
 from pipeline.recipe import LlmSection
 from pipeline.records import LLM_REQUEST
 
@@ -77,8 +78,8 @@ def _held(section: LlmSection) -> int:
     return _HELD * section.concurrency * len(addresses(section))
 
 
-def answer(asked: Dataset, job: Job, options: dict[str, Any]) -> Dataset:
-    """LLM_RESPONSE rows for a dataset of LLM_REQUEST rows; the options are those of an actor."""
+def answer(asked: Dataset, job: Job, demand: Demand) -> Dataset:
+    """LLM_RESPONSE rows for a dataset of LLM_REQUEST rows; the demand is that of an actor."""
     from ray.data import ActorPoolStrategy
 
     rows = -(-asked.count() // asked.num_blocks())
@@ -89,7 +90,7 @@ def answer(asked: Dataset, job: Job, options: dict[str, Any]) -> Dataset:
         batch_size=None,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=job.section.actors, max_concurrent_calls_per_actor=calls),
-        **options,
+        **demand.options(),
     )
 
 

@@ -20,6 +20,7 @@ from pipeline.llm.engines.weights import chat_tokens, open_model
 from pipeline.llm.requests import Sampling, in_order
 from pipeline.llm.responses import Answer, failure, to_table
 from pipeline.models import locate
+from pipeline.placement import Demand
 from pipeline.recipe import LlmSection
 from pipeline.whole_tables import as_row, from_row
 
@@ -53,8 +54,8 @@ def blocks(requests: pa.Table, wanted: pa.Table, section: LlmSection, least: int
     return [pa.concat_tables(batches[start : start + together]).combine_chunks() for start in starts]
 
 
-def answer(asked: Dataset, job: Job, options: dict[str, Any]) -> Dataset:
-    """LLM_RESPONSE rows for a dataset with a generation batch in every row; the options are those of an actor."""
+def answer(asked: Dataset, job: Job, demand: Demand) -> Dataset:
+    """LLM_RESPONSE rows for a dataset with a generation batch in every row; the demand is that of an actor."""
     from ray.data import ActorPoolStrategy
 
     return asked.map_batches(
@@ -63,7 +64,7 @@ def answer(asked: Dataset, job: Job, options: dict[str, Any]) -> Dataset:
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=min(job.section.actors, asked.count())),
-        **options,
+        **demand.options(),
     )
 
 

@@ -17,6 +17,7 @@ from pipeline.llm.engines.job import Job, Recorder
 from pipeline.llm.requests import Sampling, in_order
 from pipeline.llm.responses import Answer, failure, to_table
 from pipeline.models import locate, locate_adapter
+from pipeline.placement import Demand
 from pipeline.recipe import LlmSection
 from pipeline.records import LLM_REQUEST
 
@@ -64,13 +65,13 @@ def blocks(requests: pa.Table, wanted: pa.Table, section: LlmSection, least: int
     return [rows.slice(start, size).combine_chunks() for start in range(0, rows.num_rows, size)]
 
 
-def answer(asked: Dataset, job: Job, options: dict[str, Any]) -> Dataset:
-    """LLM_RESPONSE rows for a dataset of LLM_REQUEST rows; the options are those of an engine's workers."""
+def answer(asked: Dataset, job: Job, demand: Demand) -> Dataset:
+    """LLM_RESPONSE rows for a dataset of LLM_REQUEST rows; the demand is that of an engine's worker."""
     from ray.data import ActorPoolStrategy
     from ray.data.llm import build_processor
 
     processor = build_processor(
-        _configuration(job.section, options),
+        _configuration(job.section, demand),
         preprocess=partial(_conversation, lora=job.section.lora and locate_adapter(job.section.lora).path_or_name),
         preprocess_map_kwargs={"num_cpus": _STEP_CPUS},
     )
@@ -80,10 +81,10 @@ def answer(asked: Dataset, job: Job, options: dict[str, Any]) -> Dataset:
     engine = processor.get_stage_by_name("vLLMEngineStage").map_batches_kwargs
     engine["max_restarts"] = _MOST_RESTARTS
     if job.section.parts == 1:
-        engine |= {name: value for name, value in options.items() if name not in ("num_cpus", "num_gpus")}
+        engine |= {name: value for name, value in demand.options().items() if name not in ("num_cpus", "num_gpus")}
     else:
-        engine |= {"num_cpus": 0, "num_gpus": 0, "ray_remote_args_fn": partial(_together, job, options)}
-        engine |= {"label_selector": options["label_selector"]} if "label_selector" in options else {}
+        engine |= {"num_cpus": 0, "num_gpus": 0, "ray_remote_args_fn": partial(_together, job, demand)}
+        engine |= {"label_selector": dict(demand.labels)} if demand.labels else {}
     blocks = {"batch_size": None, "batch_format": "pyarrow"}
     answers = processor(asked.map_batches(_send, fn_args=(job,), num_cpus=_STEP_CPUS, **blocks))
     return answers.map_batches(
@@ -95,23 +96,16 @@ def answer(asked: Dataset, job: Job, options: dict[str, Any]) -> Dataset:
     )
 
 
-def _together(job: Job, options: dict[str, Any]) -> dict[str, Any]:
+def _together(job: Job, demand: Demand) -> dict[str, Any]:
     """Where an engine of several workers goes: a group of our own, since Ray's takes no labels and is never removed."""
     from ray.util.placement_group import placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    count, labels = job.section.parts, options.get("label_selector")
-    selectors = [labels] * count if labels else None
+    count = job.section.parts
+    selectors = [dict(demand.labels)] * count if demand.labels else None
     name = f"{job.run_id}-{uuid.uuid4().hex[:8]}"
-    group = placement_group([_bundle(options)] * count, "PACK", name, bundle_label_selector=selectors)
+    group = placement_group([demand.bundle()] * count, "PACK", name, bundle_label_selector=selectors)
     return {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_capture_child_tasks=True)}
-
-
-def _bundle(options: dict[str, Any]) -> dict[str, float]:
-    """What a worker with these options reserves."""
-    amounts = {"CPU": options["num_cpus"], "GPU": options["num_gpus"], "memory": options.get("memory", 0)}
-    kind = {f"accelerator_type:{options['accelerator_type']}": 0.001} if "accelerator_type" in options else {}
-    return {name: amount for name, amount in amounts.items() if amount} | kind
 
 
 def release(job: Job) -> None:
@@ -125,7 +119,7 @@ def release(job: Job) -> None:
             remove_placement_group(get_placement_group(each["name"]))
 
 
-def _configuration(section: LlmSection, options: dict[str, Any]) -> Any:
+def _configuration(section: LlmSection, demand: Demand) -> Any:
     from ray.data.llm import ChatTemplateStageConfig, vLLMEngineProcessorConfig
 
     kwargs: dict[str, Any] = {
@@ -145,7 +139,7 @@ def _configuration(section: LlmSection, options: dict[str, Any]) -> Any:
         max_concurrent_batches=1 + int(1.1 * kwargs.get("max_num_seqs", _SEQUENCES)) // section.batch_size,
         concurrency=(section.actors, section.actors),
         # Without, Ray asks for one GPU per worker, which a machine without GPUs never grants.
-        placement_group_config={"bundles": [{"CPU": options["num_cpus"], "GPU": options["num_gpus"]}] * section.parts},
+        placement_group_config={"bundles": [{"CPU": demand.cpus, "GPU": demand.gpus}] * section.parts},
         should_continue_on_error=True,
         log_engine_metrics=False,
         chat_template_stage=ChatTemplateStageConfig(

@@ -114,16 +114,16 @@ def test_a_generation_stays_for_a_while_after_the_next_one_came(folder, recipe):
 
 
 def test_a_reader_that_died_lets_go_after_its_lease(folder):
-    lease = Lease(folder, 1, lease_s=0.4)
+    lease = Lease(folder, 1, lease_s=1.0)
     lease._released.set()  # its process has died: nobody renews it, nobody releases it
     assert held(folder) == {1}
-    time.sleep(0.5)
+    time.sleep(1.2)
     assert held(folder) == set() and not list(Path(folder.path, "readers").iterdir())
 
 
 def test_a_living_reader_renews_its_lease(folder):
-    with Lease(folder, 1, lease_s=0.4):
-        time.sleep(0.8)
+    with Lease(folder, 1, lease_s=2.0):
+        time.sleep(3.0)
         assert held(folder) == {1}
     assert held(folder) == set()
 

@@ -226,7 +226,7 @@ def test_waiting_for_a_place_uses_up_no_deadline(chat_server: "ChatServer", tmp_
 
     chat_server.reply = fails_at_the_end
     rows = requests(*(f"topic {number}" for number in range(30)))
-    answers = ask(rows, section(chat_server, concurrency=1, deadline_s=1.0), tmp_path)
+    answers = ask(rows, section(chat_server, concurrency=1, deadline_s=2.0), tmp_path)
     assert {answer["error"] for answer in answers} == {None}, "one at a time, they have waited for 2.5 s and more"
 
 

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,10 +63,8 @@ def test_no_object_appears_under_a_second_or_private_name(library: dict[str, Doc
     assert not [each for each in library.values() if each.docstring == "Return repr(self)."]
 
 
-def test_corpus_is_complete_sorted_and_quick() -> None:
-    begin = time.perf_counter()
+def test_corpus_is_complete_and_sorted() -> None:
     names = [each.name for each in read_documentation("stdlib")]
-    assert time.perf_counter() - begin < 15
     assert 5000 < len(names) < 8000
     assert names == sorted(set(names))
 

@@ -11,9 +11,13 @@ def root_cause(error: BaseException) -> BaseException:
     """The RayrieverError or OSError inside what Ray wrapped around it; else the error itself."""
     for inner in _chain(error):
         # Ray's own wrappers also inherit from the class they wrap; their text is a traceback.
-        if isinstance(inner, (RayrieverError, OSError)) and not hasattr(inner, "traceback_str"):
+        if isinstance(inner, (RayrieverError, OSError)) and not _is_of_ray(inner):
             return inner
     return error
+
+
+def _is_of_ray(error: BaseException) -> bool:
+    return any(kind.__name__ == "RayError" for kind in type(error).__mro__)
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -368,13 +368,22 @@ def explained_write_errors(place: str) -> Iterator[None]:
         yield
     except OSError as error:
         reason = _WRITE_ERRORS.get(error.errno or 0)
-        if reason is None and "No space left" in str(error):
+        text = str(error).split("\nFailed to apply UDF transform")[0]  # Ray Data's advice on retries
+        if reason is None and "No space left" in text:
             reason = _WRITE_ERRORS[errno.ENOSPC]
+        if reason is None and any(each in text for each in _REFUSALS):
+            reason = _REFUSED
         if reason is None:
             raise
-        raise RayrieverError(f"workspace {place}: {reason} ({error})") from error
+        raise RayrieverError(f"workspace {place}: {reason} ({text})") from error
 
 
+# How object stores refuse, as pyarrow says it
+_REFUSALS = ("ACCESS_DENIED", "HTTP status 403", "INVALID_ACCESS_KEY_ID", "SIGNATURE", "PERMISSION_DENIED")
+_REFUSED = (
+    "the object store refuses the credentials: they have expired, or may not do this. Renew them, then run the same "
+    "command: what is finished is kept."
+)
 _NO_PERMISSION = "cannot be written. Change its permissions, or set `workspace` to a folder of yours."
 _DISK_FULL = "the disk is full. Free space or move the workspace, then run the same command: finished stages are kept."
 _WRITE_ERRORS = {

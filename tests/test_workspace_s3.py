@@ -6,12 +6,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from cluster.drill.store import Store
 from pipeline.errors import RayrieverError
 from pipeline.llm.responses import Answer, to_table
 from pipeline.llm.store import ResponseStore
 from pipeline.recipe import Recipe
 from pipeline.runner import run
-from pipeline.workspace import ArtifactWriter, Workspace
+from pipeline.workspace import ArtifactWriter, Workspace, explained_write_errors
 from tests.small_run import recipe_values, write_corpus, write_like_a_model
 from tests.test_end_to_end import Recorder
 from tests.test_workspace import ABOUT, SCHEMA, table
@@ -37,6 +38,21 @@ def test_artifact_is_committed_by_its_manifest_and_read_back(bucket: str, tmp_pa
     (artifact.directory("d") / "below/f").unlink()
     with pytest.raises(RayrieverError, match="missing or changed"):
         artifact.file("d", "below/f")
+
+
+def test_expired_credentials_are_named_with_what_to_do():
+    """Not as pyarrow says it, in the middle of a run whose end is a traceback of Ray's."""
+    with Store() as store:
+        workspace = Workspace(store.uri("expired"))
+        workspace.check_writable()
+        store.is_expired = True
+        writes = (workspace.check_writable, lambda: workspace.write_bytes(workspace.path("x"), b"x"))
+        for write, words in zip(writes, ("ACCESS_DENIED", "ExpiredToken"), strict=True):
+            wanted = rf"refuses the credentials.*Renew them.*{words}"
+            with pytest.raises(RayrieverError, match=wanted), explained_write_errors(workspace.uri):
+                write()
+        store.is_expired = False
+        workspace.check_writable()
 
 
 def test_answers_are_stored_and_found(bucket: str):

@@ -3,6 +3,7 @@
     python benchmarks/scaling.py workers --json            work per second of 1 and 2 workers
     python benchmarks/scaling.py growth --json             1,000 to 100,000 passages, and the exponents
     python benchmarks/scaling.py once 1000000 --json       every stage that needs no LLM: time, memory, spill
+    python benchmarks/scaling.py predict 100000 --json     what a capacity plan says of a run, and the run
 
 Passages are random words of Zipf frequencies about random topics; the encoder has two layers of random weights. What a
 worker costs before it works (a process, its imports) is left out of work per second: it is what the larger of two
@@ -27,13 +28,17 @@ import numpy as np
 import yaml
 from figures import show
 from llm_fanout import stub
-from synthetic_workspace import write_encoder
 
+from cluster.capacity.calibration import Sample, calibrate
+from cluster.capacity.nodes import NodeType, NodeTypes
+from cluster.capacity.plan import plan_capacity
+from cluster.capacity.simulation import Chances
+from cluster.drill.encoder import write_encoder
 from pipeline.llm.complete import complete
 from pipeline.llm.requests import Request, Sampling, tables
 from pipeline.progress import Silent
 from pipeline.ray_session import ensure_ray
-from pipeline.recipe import LlmSection, RaySection, Recipe, load_recipe
+from pipeline.recipe import CorpusSection, LlmSection, QueriesSection, RaySection, Recipe, load_recipe
 from pipeline.runner import run
 from pipeline.stage import Stage
 from pipeline.workspace import Artifact, Workspace
@@ -154,6 +159,36 @@ def growth(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"sizes": SIZES, "repetitions": arguments.repetitions, "stages": table}
 
 
+def predict(arguments: argparse.Namespace) -> dict[str, Any]:
+    """On queries made from the passages, as a calibration makes them; this machine is the only node."""
+    here = NodeTypes((NodeType("here", {"CPU": 2.0}, {}, most=1, price=0.0),), idle_s=0)
+    with workplace(arguments) as folder:
+        given = recipe(folder, arguments.passages)
+        wanted = given.model_copy(
+            update={
+                "corpus": CorpusSection(path=str(folder / "collection" / "corpus.jsonl")),
+                "queries": QueriesSection(generate=sum(QUERIES.values()), kinds=("crop",)),
+            }
+        )
+        paces = calibrate(wanted, [Sample(1_000, 100), Sample(10_000, 400)], Told())
+        plan = plan_capacity(wanted, here, paces, arguments.passages, Chances(boot_s=0, losses_per_hour=0, idle_s=0))
+        took = costs(run(wanted, Told()))
+    stages = {
+        each.stage: {"predicted_s": round(each.hours * 3600, 1), "took_s": took[each.stage]["seconds"]}
+        for each in plan.stages
+    }
+    spread = plan.hours_spread
+    return {
+        "passages": arguments.passages,
+        "stages": stages,
+        "unmeasured": plan.unmeasured,
+        "predicted_s": round(plan.hours * 3600),
+        "eight_of_ten_s": [round(spread.low * 3600), round(spread.high * 3600)],
+        "took_s": round(sum(each["seconds"] for each in took.values())),
+        "took_of_these_stages_s": round(sum(each["took_s"] for each in stages.values())),
+    }
+
+
 def slope(seconds: list[float]) -> float:
     x = np.log10(SIZES)
     return round(float(np.polyfit(x, [math.log10(max(each, 0.01)) for each in seconds], 1)[0]), 3)
@@ -245,15 +280,16 @@ def workplace(arguments: argparse.Namespace) -> Iterator[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_subparsers(required=True)
-    for measure in (workers, growth, once):
+    for measure in (workers, growth, once, predict):
         command = what.add_parser(measure.__name__)
         command.set_defaults(measure=measure)
         command.add_argument("--json", action="store_true")
     for name in ("workers", "growth"):
         what.choices[name].add_argument("--repetitions", type=int, default=3)
-    for name in ("workers", "once"):
+    for name in ("workers", "once", "predict"):
         what.choices[name].add_argument("--folder", type=Path, help="Kept, and gone on with; default: a temporary one.")
-    what.choices["once"].add_argument("passages", type=int)
+    for name in ("once", "predict"):
+        what.choices[name].add_argument("passages", type=int)
     arguments = parser.parse_args()
     show(arguments.json, arguments.measure(arguments))
 

@@ -6,7 +6,6 @@ import itertools
 import random
 import string
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -59,28 +58,3 @@ def in_parts(rows: Iterator[dict[str, Any]], schema: pa.Schema) -> Iterator[pa.T
 
 def written(chance: random.Random, words: int) -> str:
     return " ".join("".join(chance.choices(string.ascii_lowercase, k=6)) for _ in range(words))
-
-
-def write_encoder(folder: Path, dimension: int = 32) -> None:
-    """Random weights, two layers of few dimensions that read 64 letters: training takes no memory of its own."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.base.modules import Normalize, Transformer
-    from sentence_transformers.sentence_transformer.modules import Pooling
-    from transformers import BertConfig, BertModel, BertTokenizerFast  # type: ignore[attr-defined]
-
-    folder.mkdir()
-    letters = string.ascii_lowercase + string.digits
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
-    (folder / "vocab.txt").write_text("\n".join(vocabulary))
-    BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=64).save_pretrained(folder)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=dimension,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=2 * dimension,
-        max_position_embeddings=64,
-    )
-    BertModel(config).save_pretrained(folder)  # type: ignore[no-untyped-call]
-    body = Transformer(str(folder), max_seq_length=64)
-    SentenceTransformer(modules=[body, Pooling(dimension), Normalize()], device="cpu").save(str(folder))

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import psutil
 from figures import show
-from synthetic_workspace import write_corpus, write_encoder, write_queries
+from synthetic_workspace import write_corpus, write_queries
 
+from cluster.drill.encoder import write_encoder
 from pipeline.progress import Silent
 from pipeline.recipe import Recipe
 from pipeline.records import TRAINING_EXAMPLE

@@ -1,1 +1,1 @@
-"""Running the pipeline on clusters: jobs, buckets, manifests, and clusters of one machine to try it on."""
+"""Running the pipeline on clusters: jobs, buckets, manifests, what a run takes, and what may happen to it."""

@@ -45,22 +45,19 @@ class Node:
     def is_alive(self) -> bool:
         return self.process.poll() is None
 
-    def runs(self, name: str) -> bool:
-        """Whether one of its processes is called so: Ray names a worker by the actor or task that it works for."""
-        with suppress(psutil.NoSuchProcess):
-            for each in psutil.Process(self.process.pid).children(recursive=True):
-                with suppress(psutil.NoSuchProcess):
-                    if name in " ".join(each.cmdline()):
-                        return True
-        return False
+    def processes(self) -> list[psutil.Process]:
+        """The node's own and those of what runs on it; none where it is gone."""
+        try:
+            root = psutil.Process(self.process.pid)
+            return [root, *root.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
 
     def kill(self) -> None:
         """All its processes at once, workers and actors too, as when a machine loses its power."""
-        with suppress(psutil.NoSuchProcess):
-            root = psutil.Process(self.process.pid)
-            for each in [root, *root.children(recursive=True)]:
-                with suppress(psutil.NoSuchProcess):
-                    each.send_signal(signal.SIGKILL)
+        for each in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                each.send_signal(signal.SIGKILL)
         self.process.wait()
 
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from cluster.drill.encoder import write_encoder
+
 SECRET = "sk-test-secret-0123456789"
 os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
@@ -234,29 +236,8 @@ def chat_server() -> Iterator[ChatServer]:
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sentence-transformers folder of random weights: two layers, 32 dimensions, letters and pairs as tokens."""
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.base.modules import Normalize, Transformer
-    from sentence_transformers.sentence_transformer.modules import Pooling
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    source, folder = tmp_path_factory.mktemp("tiny-bert"), tmp_path_factory.mktemp("tiny-encoder")
-    letters = string.ascii_lowercase + string.digits + ".,?:-"
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
-    (source / "vocab.txt").write_text("\n".join(vocabulary))
-    BertTokenizerFast(vocab=str(source / "vocab.txt"), model_max_length=64).save_pretrained(source)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-    )
-    BertModel(config).save_pretrained(source)
-    body = Transformer(str(source), max_seq_length=64)
-    SentenceTransformer(modules=[body, Pooling(32), Normalize()], device="cpu").save(str(folder))
+    folder = tmp_path_factory.mktemp("tiny-encoder")
+    write_encoder(folder)
     return folder
 
 

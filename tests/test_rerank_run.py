@@ -1,7 +1,6 @@
 """A whole run with a reranker: two sources of candidates, an LLM over HTTP as teacher, report and release."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +22,6 @@ RERANKER: dict[str, Any] = {
 }
 
 
-def reply(content: str, attempt: int) -> dict[str, Any]:
-    """Rank by the words that passage and query share; some answers are no ranking at all."""
-    passages = re.findall(r"<passage (\d+)>\n(.*)\n", content)
-    if "[number]" not in content:
-        return write_like_a_model(content, attempt)
-    if len(content) % 7 == 0 or not passages:
-        return {"body": completion("I cannot rank these.")}
-    query = set(re.findall(r"\w+", content.splitlines()[0].lower()))
-    ranked = sorted(passages, key=lambda each: -len(query & set(re.findall(r"\w+", each[1].lower()))))
-    return {"body": completion(" > ".join(f"[{number}]" for number, _ in ranked))}
-
-
-def completion(text: str) -> str:
-    message = {"role": "assistant", "content": text}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    usage = {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}
-    return json.dumps(
-        {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
-    )
-
-
 def recipe_of(folder: Path, encoder: Path, url: str, **sections: Any) -> Recipe:
     write_corpus(folder)
     values = recipe_values(folder, encoder, url) | RERANKER | sections
@@ -55,7 +33,7 @@ def recipe_of(folder: Path, encoder: Path, url: str, **sections: Any) -> Recipe:
 def test_a_run_ends_with_a_judged_reranker_and_a_second_one_asks_nothing(
     tmp_path: Path, tiny_encoder: Path, chat_server: ChatServer, ray_cluster: None
 ):
-    chat_server.reply = reply
+    chat_server.reply = write_like_a_model
     recipe = recipe_of(tmp_path, tiny_encoder, chat_server.url)
     listener = Recorder()
     finished = run(recipe, listener)

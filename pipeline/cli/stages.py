@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -14,6 +16,7 @@ from rich.table import Table
 from pipeline.cli.options import AsJson, Overrides, RecipePath, Start, Until
 from pipeline.cli.results import load_report, show_report
 from pipeline.cli.terminal import err, new_table, out, print_json, readable_errors, show_checks, size
+from pipeline.errors import RayrieverError
 
 if TYPE_CHECKING:
     from pipeline.llm.store import Usage
@@ -57,6 +60,22 @@ def plan(
     overrides: Overrides = None,
     start: Start = None,
     until: Until = None,
+    cluster: Annotated[
+        Path | None, typer.Option(help="A Ray cluster file: reckon hours, nodes and money on its node types.")
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="With --cluster: what `rayriever calibrate` has measured.")
+    ] = None,
+    passages: Annotated[
+        list[int] | None, typer.Option(min=1, help="With --cluster: as if the corpus had so many; repeatable.")
+    ] = None,
+    prices: Annotated[
+        list[str] | None,
+        typer.Option("--price", metavar="TYPE=MONEY", help="With --cluster: a node of the type for an hour."),
+    ] = None,
+    losses: Annotated[
+        float | None, typer.Option(min=0, help="With --cluster: losses of a spot node per hour; default: 0.02.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show which stages would run and what they would cost. Spends nothing."""
@@ -67,6 +86,12 @@ def plan(
         from pipeline.workspace import Workspace
 
         loaded = load_recipe(recipe, overrides)
+        if cluster is not None:
+            _reject("a plan with --cluster is of the whole run", {"--from": start, "--until": until})
+            _show_capacity()(loaded, cluster, calibration, passages or [], prices or [], losses, as_json)
+            return
+        of_cluster = {"--calibration": calibration, "--passages": passages, "--price": prices, "--losses": losses}
+        _reject("without --cluster FILE it has no meaning", of_cluster)
         steps = plan_stages(loaded, Workspace(loaded.workspace), start, until)
         rows = [{"stage": s.stage.name, "action": s.action, "key": s.key, **_foreseen(s.estimate)} for s in steps]
         if as_json:
@@ -90,6 +115,19 @@ def plan(
             f"{'' if money is None else f', {money:,.2f} by llm.price'}. "
             "Answers already stored are not asked again."
         )
+
+
+def _reject(why: str, options: Mapping[str, object]) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise RayrieverError(f"plan: {name}: {why}.")
+
+
+def _show_capacity() -> Any:
+    """Of a package that the pipeline knows nothing of."""
+    for found in entry_points(group="rayriever.capacity"):
+        return found.load()
+    raise RayrieverError("plan --cluster: the package's entry points are missing. Install it again.")
 
 
 def _foreseen(estimate: Estimate) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,8 +20,8 @@ from tests.small_run import recipe_values, write_corpus, write_like_a_model
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 PAGE = Path(__file__).parents[2] / "docs" / "cluster.md"
-# They need an account of AWS or a Kubernetes; tests of their own read the files that they are given
-ELSEWHERE = ("ray up ", "ray dashboard ", "kubectl ", "export ")
+# They need an account of AWS or a Kubernetes; tests of their own read the files that they are given. So has the drill
+ELSEWHERE = ("ray up ", "ray dashboard ", "kubectl ", "export ", "rayriever drill")
 
 
 def commands() -> list[str]:
@@ -56,6 +57,7 @@ def folder(tmp_path: Path, tiny_encoder: Path, chat_server: Any, environment: di
     project = tmp_path / "project"
     (project / "recipes").mkdir(parents=True)
     write_corpus(project)
+    shutil.copy(PAGE.parents[1] / "ray_cluster.yaml", project)
     values = recipe_values(project, tiny_encoder, chat_server.url)
     values["corpus"]["path"] = "corpus.jsonl"
     (project / "recipes" / "folder.yaml").write_text(yaml.safe_dump(values))

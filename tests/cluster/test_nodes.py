@@ -1,7 +1,6 @@
-"""Recipes as jobs on a Ray cluster of several nodes, with the workspace in a bucket, while nodes die."""
+"""Recipes as jobs on a Ray cluster of several nodes, with the workspace in a bucket."""
 
 import json
-import random
 import re
 import subprocess
 import sys
@@ -21,10 +20,6 @@ from tests.small_run import recipe_values, write_corpus, write_like_a_model
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
-RESULTS = ("systems", "contrasts", "gate", "trainings", "changes")
-CONCURRENCY = 4
-EXTRA_ROWS = 400  # beside the recipe's own queries, so that an epoch takes seconds
-
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[LocalCluster]:
@@ -39,11 +34,8 @@ class Project:
         self.folder, self.bucket, self.cluster = folder, bucket, cluster
         self.jobs = cluster.jobs()
         write_corpus(folder)
-        rows = [{"query": f"what is number {n}", "positives": [f"number {n} is {n * n}"]} for n in range(EXTRA_ROWS)]
-        (folder / "table.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
         values = recipe_values(folder, encoder, url)
         values["corpus"]["path"] = "corpus.jsonl"
-        values["distill"] |= {"datasets": [{"path": "table.jsonl"}]}
         values["workspace"] = self.workspace("quiet")
         (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
 
@@ -71,13 +63,6 @@ class Project:
         job = self.jobs.wait(job_id, 600)
         assert job.status == "SUCCEEDED", self.jobs.logs(job_id)[-3000:]
 
-    def report(self, name: str) -> dict[str, Any]:
-        workspace = Workspace(self.workspace(name))
-        content = workspace.read_bytes(workspace.path("report.json"))
-        assert content is not None
-        report: dict[str, Any] = json.loads(content)
-        return report
-
     def artifact(self, name: str, stage: str) -> Artifact:
         """The one that a stage has."""
         workspace = Workspace(self.workspace(name))
@@ -103,65 +88,6 @@ def wait_until(reached: Callable[[], bool], jobs: Jobs, job_id: str) -> None:
         assert jobs.get(job_id).status not in ENDED, "ended before: " + jobs.logs(job_id)[-3000:]
         assert time.monotonic() < deadline, jobs.logs(job_id)[-3000:]
         time.sleep(0.05)
-
-
-def kill_the_node_that_runs(worker: str, cluster: LocalCluster, jobs: Jobs, job_id: str) -> None:
-    """As soon as a node other than the head does; another one comes in its place."""
-    found = []
-
-    def there() -> bool:
-        found[:] = [node for node in cluster.nodes[1:] if node.is_alive and node.runs(worker)]
-        return bool(found)
-
-    wait_until(there, jobs, job_id)
-    found[0].kill()
-    cluster.add_node(2)
-
-
-def test_nodes_that_die_change_nothing_and_no_stored_answer_is_asked_for_again(
-    project: Project, nodes: LocalCluster, chat_server: Any
-) -> None:
-    project.finish(project.submit("quiet"))
-    asked_quietly, total_quietly = set(chat_server.asked), chat_server.total
-    chat_server.asked.clear()
-
-    job_id = project.submit("killed")
-    wait_until(lambda: project.has_begun(job_id, "synthesis"), project.jobs, job_id)
-    before = chat_server.total
-    wait_until(lambda: chat_server.total > before + 5, project.jobs, job_id)
-    kill_the_node_that_runs("ray::MapWorker", nodes, project.jobs, job_id)
-    wait_until(lambda: project.has_begun(job_id, "encode_base"), project.jobs, job_id)
-    kill_the_node_that_runs("ray::MapWorker", nodes, project.jobs, job_id)
-    wait_until(lambda: project.has_begun(job_id, "distill"), project.jobs, job_id)
-    kill_the_node_that_runs("RayTrainWorker", nodes, project.jobs, job_id)
-    project.finish(job_id)
-
-    quiet, killed = project.report("quiet"), project.report("killed")
-    assert {name: killed[name] for name in RESULTS} == {name: quiet[name] for name in RESULTS}
-    assert chat_server.total - total_quietly <= 2 * CONCURRENCY, "a stored answer was asked for again"
-    assert set(chat_server.asked) == asked_quietly
-
-
-def test_a_node_that_dies_while_it_builds_a_shard_leaves_the_index_as_it_would_be(
-    project: Project, nodes: LocalCluster
-) -> None:
-    draw = random.Random(0)
-    texts = (" ".join(draw.choices("abcdefghijklmnop", k=30)) for _ in range(6000))
-    rows = [{"_id": f"p{number}", "text": text} for number, text in enumerate(texts)]
-    (project.folder / "many.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-    # Long enough at work on a shard to be found there
-    values = ("corpus.path=many.jsonl", "queries.generate=8", "index.kind=hnsw", "index.build_depth=800")
-    options = [part for value in values for part in ("--set", value)] + ["--until", "index_base"]
-    project.finish(project.submit("quiet-index", *options))
-    job_id = project.submit("killed-index", *options)
-    wait_until(lambda: project.has_begun(job_id, "index_base"), project.jobs, job_id)
-    kill_the_node_that_runs("ray::build", nodes, project.jobs, job_id)
-    project.finish(job_id)
-    found = [
-        project.artifact(name, "index_base").manifest.directories["index"] for name in ("quiet-index", "killed-index")
-    ]
-    quiet, killed = ({name: sha for name, sha in files.items() if "shard" in name} for files in found)
-    assert len(quiet) >= 4 and killed == quiet  # the file of the generation names the attempt
 
 
 def test_jobs_in_two_workspaces_do_not_disturb_each_other_and_in_one_the_second_is_refused(

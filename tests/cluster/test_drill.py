@@ -1,0 +1,74 @@
+"""A small recipe to which things happen: it ends with what a quiet run makes, and a difference would be seen."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cluster.drill.cases import CASES
+from cluster.drill.compare import differences
+from cluster.drill.drill import Drill, Outcome, chosen
+from cluster.drill.project import write_project
+from pipeline.errors import RayrieverError
+from pipeline.recipe import load_recipe
+from pipeline.stages import stages_of
+from pipeline.workspace import Artifact, ArtifactWriter, Workspace
+
+ABOUT = {"inputs": {}, "section": {}, "code_version": "", "finished_at": "", "seconds": 0.0, "peak_memory_mb": 0.0}
+
+
+def test_every_stage_with_workers_has_a_case(tmp_path: Path):
+    write_project(tmp_path, "http://127.0.0.1:9/v1")
+    stages = {stage.name for stage in stages_of(load_recipe(tmp_path / "recipe.yaml"))}
+    killed_in = {case.stage for case in CASES if case.name.startswith("node-")}
+    # These two run in the driver; the others repeat what another one does
+    assert stages - killed_in == {"corpus", "words", "encode_aligned", "index_aligned"}
+    assert {case.stage for case in CASES} <= stages
+    with pytest.raises(RayrieverError, match="no case 'flood'; there are node-queries, "):
+        chosen(["flood"])
+
+
+def test_an_outcome_passes_only_with_the_same_artifact_and_without_help_where_none_is_needed():
+    fine = Outcome("a", "b", "c", ended="SUCCEEDED", submissions=1)
+    assert fine.passed
+    worse = (replace(fine, differences=("table rows",)), replace(fine, expected=False), replace(fine, again=99))
+    assert not any(each.passed for each in (*worse, replace(fine, skipped="no disk")))
+
+
+def test_what_differs_is_named(tmp_path: Path):
+    """A comparison that sees nothing would pass every drill."""
+
+    def artifact(name: str, reason: str, text: str, outcome: int) -> Artifact:
+        out = ArtifactWriter(Workspace(str(tmp_path / name)), "corpus", "0")
+        for row in (1, 2) if name == "quiet" else (2, 1):  # rows have no order
+            out.quarantine("file", row, None, reason)
+        with out.directory("model") as folder:
+            (folder / "weights").write_text(text)
+        out.outcomes["verified"] = outcome
+        return out.commit(**ABOUT)
+
+    quiet = artifact("quiet", "torn", "1.0", 5)
+    assert differences(quiet, artifact("same", "torn", "1.0", 5)) == []
+    other = artifact("other", "empty", "1.1", 6)
+    assert differences(quiet, other) == ["table quarantine", "file model/weights", "outcomes"]
+
+
+@pytest.fixture(scope="module")
+def drill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drill]:
+    with Drill(tmp_path_factory.mktemp("drill")) as drill:
+        drill.run_quietly(until="distill")
+        yield drill
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", ["node-synthesis", "node-index_base", "node-distill", "driver", "disk", "credentials"])
+def test_a_run_ends_with_what_a_quiet_one_makes(drill: Drill, name: str):
+    """With no stored answer asked for again; all cases are in `rayriever drill`."""
+    outcome = drill.perform(chosen([name])[0])
+    if outcome.skipped:
+        pytest.skip(outcome.skipped)
+    assert outcome.passed, outcome
+    if name in ("disk", "credentials"):
+        assert outcome.said.startswith("error: ") and len(outcome.said) < 1000, "it does not say why it ended"

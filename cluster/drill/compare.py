@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.evaluation.report import LlmUse, Report
 from pipeline.workspace import Artifact
 
-_MEASURED = {"tokens_per_second"}  # columns that no two runs have alike
-_REPORT, _RENDERED = "report.json", {"report.md"}  # the one says what the other shows; both tell times
+# Columns, and fields of a report, that no two runs have alike: times, and how often the LLM was asked
+_MEASURED = {"tokens_per_second", "milliseconds", "stages", "requests_sent", "answered", "tokens_in", "tokens_out"}
+_REPORT, _RENDERED = "report.json", {"report.md"}  # the second shows what the first says
 
 
 def differences(quiet: Artifact, other: Artifact) -> list[str]:
@@ -32,8 +32,7 @@ def _files(artifact: Artifact, directory: str) -> dict[str, Any]:
     """What stands for the content of each."""
     digests: dict[str, Any] = dict(artifact.manifest.directories.get(directory, {}))
     if _REPORT in digests:
-        report = Report.from_json(artifact.file(directory, _REPORT).read_text())
-        digests[_REPORT] = replace(report, stages=(), llm=LlmUse(0, 0, 0, 0, report.llm.outcomes))
+        digests[_REPORT] = _lasting(json.loads(artifact.file(directory, _REPORT).read_text()))
     return {path: content for path, content in digests.items() if path not in _RENDERED}
 
 
@@ -41,5 +40,11 @@ def _rows(artifact: Artifact, table: str) -> list[dict[str, Any]] | None:
     if table not in artifact.manifest.tables:
         return None
     rows: pa.Table = artifact.table(table)
-    made = rows.select([name for name in rows.column_names if name not in _MEASURED])
-    return sorted(made.to_pylist(), key=repr)
+    return sorted(_lasting(rows.to_pylist()), key=repr)
+
+
+def _lasting(value: Any) -> Any:
+    """Without what is measured, at any depth."""
+    if isinstance(value, dict):
+        return {key: _lasting(each) for key, each in value.items() if key not in _MEASURED}
+    return [_lasting(each) for each in value] if isinstance(value, list) else value

@@ -1,5 +1,6 @@
 """A small recipe to which things happen: it ends with what a quiet run makes, and a difference would be seen."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -39,19 +40,22 @@ def test_an_outcome_passes_only_with_the_same_artifact_and_without_help_where_no
 def test_what_differs_is_named(tmp_path: Path):
     """A comparison that sees nothing would pass every drill."""
 
-    def artifact(name: str, reason: str, text: str, outcome: int) -> Artifact:
+    def artifact(name: str, reason: str, text: str, outcome: int, seconds: float = 1.0) -> Artifact:
         out = ArtifactWriter(Workspace(str(tmp_path / name)), "corpus", "0")
         for row in (1, 2) if name == "quiet" else (2, 1):  # rows have no order
             out.quarantine("file", row, None, reason)
         with out.directory("model") as folder:
             (folder / "weights").write_text(text)
+            report = {"gate": text, "reranking": {"rows": [{"depth": 5, "milliseconds": seconds}]}}
+            (folder / "report.json").write_text(json.dumps(report))
+            (folder / "report.md").write_text(f"{text} in {seconds} ms")
         out.outcomes["verified"] = outcome
         return out.commit(**ABOUT)
 
     quiet = artifact("quiet", "torn", "1.0", 5)
-    assert differences(quiet, artifact("same", "torn", "1.0", 5)) == []
+    assert differences(quiet, artifact("same", "torn", "1.0", 5, seconds=2.0)) == []
     other = artifact("other", "empty", "1.1", 6)
-    assert differences(quiet, other) == ["table quarantine", "file model/weights", "outcomes"]
+    assert differences(quiet, other) == ["table quarantine", "file model/report.json", "file model/weights", "outcomes"]
 
 
 @pytest.fixture(scope="module")

@@ -85,4 +85,4 @@ def _verdict(outcome: Outcome) -> str:
         return f"differs: {', '.join(outcome.differences)}"
     if not outcome.expected:
         return f"the run {outcome.ended.lower()}, which it should not have"
-    return "the same" if outcome.passed else f"the same, but {outcome.again} answers were asked for again"
+    return "the same" if outcome.passed else f"the same, but {outcome.stored_again} stored answers were asked for again"

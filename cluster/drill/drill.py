@@ -15,7 +15,7 @@ from types import TracebackType
 
 from pyarrow import fs
 
-from cluster.drill.cases import CASES, Case, Scene, happening
+from cluster.drill.cases import CASES, STORED_WITHIN_S, Case, Scene, happening
 from cluster.drill.compare import differences
 from cluster.drill.project import RECIPE, write_project
 from cluster.drill.store import CREDENTIALS, Store
@@ -41,7 +41,9 @@ class Outcome:
         ended: how the run did that it happened to.
         said: by that run, where it failed.
         submissions: until it was done.
-        answers: of the LLM, all in all, and `again` those that had been given before: lost on their way.
+        answers: of the LLM, all in all.
+        again: those that had been given before; it had been in flight when it happened, or had just arrived.
+        stored_again: of them, those that had arrived so early that they were stored.
         differences: of the artifact from the quiet run's.
         seconds: from the first submission to the end of the last.
         skipped: why the case was not tried; then it has no outcome.
@@ -56,16 +58,16 @@ class Outcome:
     submissions: int = 0
     answers: int = 0
     again: int = 0
+    stored_again: int = 0
     differences: tuple[str, ...] = ()
     seconds: float = 0.0
     skipped: str = ""
     expected: bool = True
-    lost_at_most: int = 0
 
     @property
     def passed(self) -> bool:
         """As it should be: the same artifact, nobody's help where none is needed, and no stored answer asked again."""
-        return not self.skipped and self.expected and not self.differences and self.again <= self.lost_at_most
+        return not self.skipped and self.expected and not self.differences and not self.stored_again
 
 
 def chosen(names: Sequence[str]) -> list[Case]:
@@ -135,6 +137,7 @@ class Drill:
         job_id, submissions, said = self._submit(workspace, case.stage), 1, ""
         scene = Scene(case.stage, workspace, self._cluster, self._writer, self._store, lambda: self._has_ended(job_id))
         with happening(case, scene):
+            happened = time.monotonic()
             first = self._jobs.wait(job_id, _RUN_WITHIN_S).status
         if first != "SUCCEEDED":
             said, submissions = self._said(job_id), 2
@@ -148,14 +151,14 @@ class Drill:
             ended=first,
             said=said,
             submissions=submissions,
-            answers=self._writer.answered.total(),
-            again=self._writer.again,
+            answers=self._writer.answers(),
+            again=self._writer.again(),
+            stored_again=self._writer.again(until=happened - STORED_WITHIN_S),
             differences=tuple(
                 differences(self._artifact(self._quiet, case.stage), self._artifact(workspace, case.stage))
             ),
             seconds=round(time.monotonic() - began, 1),
             expected=(first == "SUCCEEDED") is case.survives,
-            lost_at_most=case.lost_at_most,
         )
 
     def _submit(self, workspace: str, until: str | None) -> str:

@@ -11,7 +11,6 @@ import yaml
 from cluster.drill.encoder import write_encoder
 
 RECIPE = "recipe.yaml"
-CONCURRENCY = 4  # requests in flight
 _TOPICS = {
     "bread": "dough yeast flour oven crust rises salt water kneading loaf",
     "boats": "sail mast anchor harbour keel rudder tide deck rope captain",
@@ -54,7 +53,7 @@ def _recipe(url: str) -> dict[str, Any]:
             "engine": "openai",
             "model": "writer",
             "base_url": url,
-            "concurrency": CONCURRENCY,
+            "concurrency": 4,
             "max_retries": 1,
             "down_s": 3,
         },
@@ -65,7 +64,7 @@ def _recipe(url: str) -> dict[str, Any]:
         "distill": {"epochs": 2, "datasets": [{"path": "table.jsonl"}], "dev_passages": 40, **training},
         "preferences": {"max_queries": 16},
         "align": {"epochs": 1, **training},
-        "candidates": {"max_queries": 24, "list_size": 6, "floor": 1},
+        "candidates": {"max_queries": 40, "list_size": 6, "floor": 1},
         "permutations": {"max_words": 40},
         "scorer": {"model": encoder, "max_tokens": 64, "cpus_per_actor": 1},
         "rerank": {"epochs": 1, "dev_depth": 5, **training},

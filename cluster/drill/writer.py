@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 import threading
 import time
 import zlib
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
 
-_DELAY_S = 0.1  # of an answer: so that some are in flight when something happens
+_DELAY_S = 0.4  # of an answer: so that some are in flight when something happens, and others have been stored
 
 
 def written_for(prompt: str) -> str:
@@ -63,11 +64,11 @@ class Writer:
     """Context manager; listens on this machine only.
 
     Attributes:
-        answered: prompts, and how often each.
+        answered: prompts, and when each was, by the monotonic clock.
         is_cut: connections end without an answer as long as it is set.
     """
 
-    answered: Counter[str] = field(default_factory=Counter)
+    answered: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     is_cut: bool = False
 
     def __post_init__(self) -> None:
@@ -78,15 +79,20 @@ class Writer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
-    @property
-    def again(self) -> int:
-        """Answers that had been given before."""
-        return self.answered.total() - len(self.answered)
+    def answers(self, until: float = math.inf) -> int:
+        """How many it has given."""
+        with self._lock:
+            return sum(when <= until for times in self.answered.values() for when in times)
+
+    def again(self, until: float = math.inf) -> int:
+        """Prompts that it has answered again, of those that it had answered by then."""
+        with self._lock:
+            return sum(len(times) > 1 and times[0] <= until for times in self.answered.values())
 
     def answer(self, prompt: str) -> str:
         time.sleep(_DELAY_S)
         with self._lock:
-            self.answered[prompt] += 1
+            self.answered[prompt].append(time.monotonic())
         return completion(written_for(prompt), prompt)
 
     def __enter__(self) -> Writer:

@@ -33,7 +33,7 @@ def test_every_stage_with_workers_has_a_case(tmp_path: Path):
 def test_an_outcome_passes_only_with_the_same_artifact_and_without_help_where_none_is_needed():
     fine = Outcome("a", "b", "c", ended="SUCCEEDED", submissions=1)
     assert fine.passed
-    worse = (replace(fine, differences=("table rows",)), replace(fine, expected=False), replace(fine, again=99))
+    worse = (replace(fine, differences=("table rows",)), replace(fine, expected=False), replace(fine, stored_again=1))
     assert not any(each.passed for each in (*worse, replace(fine, skipped="no disk")))
 
 

@@ -161,7 +161,7 @@ def growth(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def predict(arguments: argparse.Namespace) -> dict[str, Any]:
     """On queries made from the passages, as a calibration makes them; this machine is the only node."""
-    here = NodeTypes((NodeType("here", {"CPU": 2.0}, {}, most=1, price=0.0),), idle_s=0)
+    here = NodeTypes((NodeType("here", {"CPU": 2.0}, {}, most=1, price=0.0),))
     with workplace(arguments) as folder:
         given = recipe(folder, arguments.passages)
         wanted = given.model_copy(
@@ -170,8 +170,9 @@ def predict(arguments: argparse.Namespace) -> dict[str, Any]:
                 "queries": QueriesSection(generate=sum(QUERIES.values()), kinds=("crop",)),
             }
         )
-        paces = calibrate(wanted, [Sample(1_000, 100), Sample(10_000, 400)], Told())
-        plan = plan_capacity(wanted, here, paces, arguments.passages, Chances(boot_s=0, losses_per_hour=0, idle_s=0))
+        samples = [Sample(1_000, 32), Sample(8_000, 128)]  # those of `rayriever calibrate`
+        paces = calibrate(wanted, samples, Told())
+        plan = plan_capacity(wanted, here, paces, arguments.passages, Chances(boot_s=0, losses_per_hour=0))
         took = costs(run(wanted, Told()))
     stages = {
         each.stage: {"predicted_s": round(each.hours * 3600, 1), "took_s": took[each.stage]["seconds"]}

@@ -13,7 +13,7 @@ from pipeline.errors import RayrieverError
 from pipeline.recipe import ActorsSection, PlacementSection
 
 NODE_GROUP = "ray.io/node-group"  # set by Ray to the node type of the cluster's file, or KubeRay's worker group
-_ACCELERATOR = "accelerator_type:"  # a resource that Ray gives to nodes with one
+ACCELERATOR = "accelerator_type:"  # a resource that Ray gives to nodes with one
 _POLL_S, _SURE_AFTER_S, _ANSWER_WITHIN_S = 0.3, 12.0, 120.0  # the autoscaler's rounds take five seconds
 
 
@@ -53,7 +53,7 @@ class Demand:
         """For a placement group, without labels."""
         named = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory}
         if self.accelerator_type:
-            named[_ACCELERATOR + self.accelerator_type] = 0.001  # as Ray itself asks for one
+            named[ACCELERATOR + self.accelerator_type] = 0.001  # as Ray itself asks for one
         return {name: amount for name, amount in named.items() if amount}
 
     def __str__(self) -> str:
@@ -140,7 +140,7 @@ class Node:
 
     def __str__(self) -> str:
         group = f" {self.labels[NODE_GROUP]}" if NODE_GROUP in self.labels else ""
-        kinds = [f" ({name.removeprefix(_ACCELERATOR)})" for name in self.resources if name.startswith(_ACCELERATOR)]
+        kinds = [f" ({name.removeprefix(ACCELERATOR)})" for name in self.resources if name.startswith(ACCELERATOR)]
         cpus, gpus, memory = (self.resources.get(name, 0.0) for name in ("CPU", "GPU", "memory"))
         return f"node{group} with {cpus:g} CPUs, {gpus:g} GPUs{''.join(kinds)}, {memory / 1e9:.0f} GB"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,17 +13,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cluster.capacity.work import Work, estimates, kind_of, work_of
+from cluster.capacity.work import Work, foreseen, kind_of, seen, work_of
 from pipeline.corpus.readers import read
 from pipeline.corpus.rows import Row
 from pipeline.corpus.sources import locate
 from pipeline.errors import RayrieverError
 from pipeline.ray_session import ensure_ray
-from pipeline.recipe import CorpusSection, Recipe
+from pipeline.recipe import Recipe
 from pipeline.runner import Listener, run
 from pipeline.workspace import Artifact, Workspace
 
 VERSION = 1
+_NOISE_S, _NOISE_SHARE = 0.5, 0.1  # by which two equal runs of a stage may differ
 
 
 @dataclass(frozen=True)
@@ -35,19 +37,25 @@ class Sample:
 
 @dataclass(frozen=True)
 class Pace:
-    """Of a stage: `overhead_s`, once, and the seconds of one worker for one unit of work."""
+    """Of a stage: `overhead_s`, once, and the seconds of one worker for one unit of work.
+
+    Args:
+        is_rough: the samples took the same time but for noise: seconds per unit are the most that they may be.
+    """
 
     unit: str
     overhead_s: float
     worker_s_per_unit: float
+    is_rough: bool = False
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Paces by stage; of stages that had nothing to do there is none."""
+    """Paces by stage, and multiplications per second of one core; of stages that had nothing to do there is none."""
 
     paces: Mapping[str, Pace]
     samples: tuple[Sample, ...]
+    products_per_s: float
 
     def pace(self, work: Work) -> Pace | None:
         """Of a stage of that name, or of another round of it, where its time grew with the same."""
@@ -65,7 +73,8 @@ class Calibration:
             if values["version"] != VERSION:
                 raise ValueError(f"version {values['version']}, not {VERSION}")
             paces = {stage: Pace(**pace) for stage, pace in values["paces"].items()}
-            return cls(paces, tuple(Sample(**each) for each in values["samples"]))
+            samples = tuple(Sample(**each) for each in values["samples"])
+            return cls(paces, samples, float(values["products_per_s"]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RayrieverError(
                 f"calibration {path}: cannot be used ({error}). Make it: rayriever calibrate RECIPE --out {path}"
@@ -75,17 +84,30 @@ class Calibration:
 def calibrate(recipe: Recipe, samples: Sequence[Sample], listener: Listener) -> Calibration:
     """Run the recipe with one worker in each stage on each sample, in a workspace of its own.
 
-    Its LLM is asked, and its budget holds for each sample. Raises RayrieverError where a run fails.
+    Its LLM is asked, and its budget holds for each sample. Samples of a smaller corpus are smaller in proportion.
+    Raises RayrieverError where a run fails.
     """
+    rows = _first(recipe, max(sample.passages for sample in samples))
+    share = len(rows) / max(sample.passages for sample in samples)
+    samples = [replace(each, passages=max(1, round(each.passages * share))) for each in samples]
     ensure_ray(recipe.ray)  # its start is no stage's
-    seen: list[dict[str, tuple[Work, float]]] = []
+    points: list[dict[str, tuple[Work, float]]] = []
     for sample in samples:
-        with _sampled(recipe, sample) as small:
+        with _sampled(recipe, rows[: sample.passages], sample.queries) as small:
             made = run(small, listener)
-            works = [_done(work, made[work.stage]) for work in work_of(small, estimates(small))]
-            seen.append({work.stage: (work, made[work.stage].manifest.seconds) for work in works if work.amount})
-    stages = [stage for stage in seen[-1] if all(stage in each for each in seen)]
-    return Calibration({stage: _pace([each[stage] for each in seen]) for stage in stages}, tuple(samples))
+            works = [_done(work, made[work.stage]) for work in work_of(small, seen(small))]
+            points.append({work.stage: (work, made[work.stage].manifest.seconds) for work in works if work.amount})
+    measured = {
+        stage: pace
+        for stage in points[-1]
+        if all(stage in each for each in points) and (pace := _pace([each[stage] for each in points])) is not None
+    }
+    return Calibration(measured, tuple(samples), _products_per_s())
+
+
+def _first(recipe: Recipe, count: int) -> list[Row]:
+    rows = (row for row in read(locate(recipe.corpus), recipe.corpus) if isinstance(row, Row))
+    return list(islice(rows, count))
 
 
 def _done(work: Work, artifact: Artifact) -> Work:
@@ -93,29 +115,51 @@ def _done(work: Work, artifact: Artifact) -> Work:
     return replace(work, amount=artifact.manifest.llm.get("requests", 0)) if work.unit == "requests" else work
 
 
-def _pace(points: Sequence[tuple[Work, float]]) -> Pace:
-    """The line through the smallest and the largest sample; where it would fall, all time is the work's."""
+def _pace(points: Sequence[tuple[Work, float]]) -> Pace | None:
+    """The line through the smallest and the largest sample; None where both had the same to do."""
     (small, early), (large, late) = points[0], points[-1]
     more = large.amount - small.amount
-    each = (late - early) / more if more > 0 else 0.0
-    overhead = late - each * large.amount
-    if each <= 0 or overhead < 0:
-        each, overhead = max(late, 0.01) / large.amount, 0.0
-    return Pace(large.unit, round(overhead, 3), each)
+    if more <= 0:
+        return None
+    noise = max(_NOISE_S, _NOISE_SHARE * late)
+    each = max(late - early, noise) / more
+    return Pace(large.unit, round(max(late - each * large.amount, 0.0), 3), each, is_rough=late - early < noise)
+
+
+def _products_per_s() -> float:
+    """Of one core where tasks run, comparing vectors with centroids as an index of lists does; the best of a few."""
+    import ray
+
+    return float(ray.get(ray.remote(num_cpus=1)(_compare).remote()))
+
+
+def _compare() -> float:
+    import faiss
+    import numpy as np
+
+    faiss.omp_set_num_threads(1)
+    vectors = np.random.default_rng(0).standard_normal((4096, 384), np.float32)
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors)
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        index.search(vectors, 1)
+        seconds.append(time.perf_counter() - began)
+    return float(vectors.shape[0] * vectors.size / min(seconds))
 
 
 @contextmanager
-def _sampled(recipe: Recipe, sample: Sample) -> Iterator[Recipe]:
-    """The recipe on the first passages of its corpus, in a folder below its workspace, which other nodes reach, too."""
+def _sampled(recipe: Recipe, rows: Sequence[Row], queries: int) -> Iterator[Recipe]:
+    """The recipe on these passages, in a folder below its workspace, which other nodes reach, too."""
     workspace = _below(recipe.workspace, f"calibration-{uuid.uuid4().hex[:8]}")
     with tempfile.TemporaryDirectory(prefix="rayriever-") as folder:
         path = Path(folder, "sample.jsonl")
-        rows = (row for row in read(locate(recipe.corpus), recipe.corpus) if isinstance(row, Row))
         with path.open("w") as out:
-            for row in islice(rows, sample.passages):
+            for row in rows:
                 out.write(json.dumps({"_id": row.passage_id, "title": row.title, "text": row.text}) + "\n")
         try:
-            yield recipe.model_copy(update=_changes(recipe, sample, str(path), workspace))
+            yield recipe.model_copy(update=_changes(recipe, queries, str(path), workspace))
         finally:
             Workspace(workspace).delete_folder()
 
@@ -125,18 +169,30 @@ def _below(uri: str, name: str) -> str:
     return f"{place.rstrip('/')}/{name}{mark}{options}"
 
 
-def _changes(recipe: Recipe, sample: Sample, corpus: str, workspace: str) -> dict[str, Any]:
-    """What the sample's recipe has of its own: a corpus, queries made from it, few of everything, one worker each."""
+def _changes(recipe: Recipe, queries: int, corpus: str, workspace: str) -> dict[str, Any]:
+    """What the sample's recipe has of its own: a corpus, queries made from it, few of everything, one worker each.
+
+    Where the recipe has no LLM write queries, none writes these. Tables of the user's own are left out: they are as
+    long in a sample as in the whole.
+    """
+    asks = foreseen(recipe)["queries"].llm_requests > 0
+    read_again = {"path": corpus, "format": "auto", "id_field": None, "title_field": None, "text_field": None}
+    made = {"path": None, "generate": queries} | ({} if asks else {"kinds": ("crop",)})
     changes: dict[str, Any] = {
         "workspace": workspace,
-        "corpus": CorpusSection(path=corpus, duplicates=recipe.corpus.duplicates),
-        "queries": recipe.queries.model_copy(update={"path": None, "generate": sample.queries}),
-        "index": recipe.index.model_copy(update={"shards": 1}),
+        "corpus": recipe.corpus.model_copy(update=read_again),
+        "queries": recipe.queries.model_copy(update=made),
+        "index": recipe.index.model_copy(update={"shards": 1, "lists": None}),
     }
-    few = {"preferences": "max_queries", "candidates": "max_queries"}
-    alone = {name: "actors" for name in ("llm", "encoder", "sparse", "scorer")}
-    alone |= {name: "workers" for name in ("distill", "align", "rerank")}
-    for name, key in (few | alone).items():
+    few: dict[str, dict[str, Any]] = {
+        "preferences": {"max_queries": queries},
+        "candidates": {"max_queries": queries},
+        "distill": {"workers": 1, "datasets": ()},
+        "align": {"workers": 1},
+        "rerank": {"workers": 1},
+        **{name: {"actors": 1} for name in ("llm", "encoder", "sparse", "scorer")},
+    }
+    for name, values in few.items():
         if (section := getattr(recipe, name)) is not None:
-            changes[name] = section.model_copy(update={key: 1 if name in alone else sample.queries})
+            changes[name] = section.model_copy(update=values)
     return changes

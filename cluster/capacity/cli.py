@@ -28,7 +28,7 @@ def calibrate(
     passages: Annotated[
         tuple[int, int], typer.Option(min=1, help="First passages of the corpus in each of the two samples.")
     ] = (1_000, 8_000),
-    queries: Annotated[tuple[int, int], typer.Option(min=1, help="Queries made in each of them.")] = (16, 48),
+    queries: Annotated[tuple[int, int], typer.Option(min=1, help="Queries made in each of them.")] = (32, 128),
     as_json: AsJson = False,
 ) -> None:
     """Measure what one worker of each stage does here, on two samples of the corpus. Asks the recipe's LLM."""
@@ -49,7 +49,8 @@ def calibrate(
             return
         table = new_table("Stage", "Counted in", "Per second and worker", "Overhead (s)")
         for stage, pace in found.paces.items():
-            table.add_row(stage, pace.unit, f"{1 / pace.worker_s_per_unit:,.1f}", f"{pace.overhead_s:,.1f}")
+            per_s = f"{'over ' if pace.is_rough else ''}{1 / pace.worker_s_per_unit:,.1f}"
+            table.add_row(stage, pace.unit, per_s, f"{pace.overhead_s:,.1f}")
         out.print(table)
 
 
@@ -72,8 +73,12 @@ def show_capacity(
         raise RayrieverError("plan --cluster: needs --calibration FILE. Make it: rayriever calibrate RECIPE --out FILE")
     nodes = read_node_types(cluster, prices_of(prices))
     paces = Calibration.read(calibration)
-    chances = Chances(idle_s=nodes.idle_s)
+    chances = Chances()
     if losses_per_hour is not None:
+        if not any(each.is_spot for each in nodes.types):
+            raise RayrieverError(
+                f"plan: --losses: no node type of {cluster} is spot (node_config.InstanceMarketOptions.MarketType)."
+            )
         chances = replace(chances, losses_per_hour=losses_per_hour)
     sizes: Sequence[int | None] = passages or [None]
     plans = [plan_capacity(recipe, nodes, paces, size, chances) for size in sizes]
@@ -83,6 +88,11 @@ def show_capacity(
     if len(plans) == 1:
         _show_stages(plans[0])
     _show_sizes(plans)
+    if rough := sorted({stage for each in plans for stage in each.rough}):
+        told = (
+            f"Too quick in the samples to be measured, reckoned with the most that they may take: {', '.join(rough)}."
+        )
+        err.print(told, highlight=False)
     for stage in sorted({stage for each in plans for stage in each.unmeasured}):
         err.print(f"Not in the calibration, and in no sum: {stage}.", highlight=False)
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pipeline.errors import RayrieverError
-from pipeline.placement import NODE_GROUP, Demand, Node
+from pipeline.placement import ACCELERATOR, NODE_GROUP, Demand, Node
 
 
 @dataclass(frozen=True)
 class NodeType:
-    """What a node has, how many there may be, the price of one for an hour, and whether it may be taken away."""
+    """What a node has, how many there may be, the price of one for an hour, and whether it may be taken away.
+
+    Args:
+        resources: by name. Memory and accelerators that are not declared, Ray takes from the machine when it is there:
+            they are taken to be enough.
+        idle_s: seconds after which one without work goes.
+    """
 
     name: str
     resources: Mapping[str, float]
@@ -23,30 +29,39 @@ class NodeType:
     most: int
     price: float | None = None
     is_spot: bool = False
+    idle_s: float = 300.0
 
     def room_for(self, demand: Demand) -> int:
         """How many of the demand a node of the kind holds."""
+        if "memory" not in self.resources:
+            demand = replace(demand, memory=0)
+        if not any(name.startswith(ACCELERATOR) for name in self.resources):
+            demand = replace(demand, accelerator_type=None)
         return int(Node(self.resources, self.labels).room_for(demand))
 
 
 @dataclass(frozen=True)
 class NodeTypes:
-    """Those that work goes to; the head does none.
-
-    Args:
-        idle_s: seconds after which a node without work goes.
-    """
+    """Those that work goes to; the head does none."""
 
     types: tuple[NodeType, ...]
-    idle_s: float
 
-    def cheapest_for(self, stage: str, demand: Demand) -> NodeType:
-        """By price per worker, and without a GPU before with one. Raises RayrieverError where none holds a worker."""
+    def cheapest_for(self, stage: str, demand: Demand, workers: int) -> NodeType:
+        """By price per worker; where none is needed, one without a GPU, and one with a price before one without.
+
+        Raises RayrieverError where none holds a worker.
+        """
         fitting = [each for each in self.types if each.most and each.room_for(demand)]
         if not fitting:
             names = ", ".join(each.name for each in self.types)
             raise RayrieverError(f"{stage}: none of the node types {names} holds a worker of {demand}.")
-        return min(fitting, key=lambda t: (t.resources.get("GPU", 0.0), (t.price or 0.0) / t.room_for(demand)))
+
+        def dearness(node: NodeType) -> tuple[bool, bool, float, float]:
+            gpus = node.resources.get("GPU", 0.0)
+            held = min(node.room_for(demand), workers)
+            return bool(gpus) and not demand.gpus, node.price is None, (node.price or 0.0) / held, gpus / held
+
+        return min(fitting, key=dearness)
 
 
 def read_node_types(path: Path, prices: Mapping[str, float]) -> NodeTypes:
@@ -57,24 +72,25 @@ def read_node_types(path: Path, prices: Mapping[str, float]) -> NodeTypes:
             name: each for name, each in content["available_node_types"].items() if name != content["head_node_type"]
         }
         types = [_node_type(name, each, content, prices.get(name)) for name, each in workers.items()]
-        idle_s = 60 * float(content.get("idle_timeout_minutes", 5))
     except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError, ValueError) as error:
         raise RayrieverError(f"{path}: not a Ray cluster file ({type(error).__name__}: {error}).") from error
     unknown = sorted(prices.keys() - workers.keys())
     if unknown:
         raise RayrieverError(f"--price {unknown[0]}: {path} has no such node type; it has {', '.join(workers)}.")
-    return NodeTypes(tuple(types), idle_s)
+    return NodeTypes(tuple(types))
 
 
 def _node_type(name: str, values: Mapping[str, Any], file: Mapping[str, Any], price: float | None) -> NodeType:
+    most, idle_s = int(file.get("max_workers", 1)), values.get("idle_timeout_s")
     market = (values.get("node_config") or {}).get("InstanceMarketOptions") or {}
     return NodeType(
         name,
         {key: float(amount) for key, amount in (values.get("resources") or {}).items()},
         {NODE_GROUP: name, **(values.get("labels") or {})},
-        int(values.get("max_workers", file.get("max_workers", 1))),
+        min(int(values.get("max_workers", most)), most),
         price,
         market.get("MarketType") == "spot",
+        60 * float(file.get("idle_timeout_minutes", 5)) if idle_s is None else float(idle_s),
     )
 
 

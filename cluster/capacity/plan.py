@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cluster.capacity.calibration import Calibration
-from cluster.capacity.nodes import NodeTypes
+from cluster.capacity.calibration import Calibration, Pace
+from cluster.capacity.nodes import NodeType, NodeTypes
 from cluster.capacity.simulation import Chances, Job, play
-from cluster.capacity.work import Work, estimates, work_of
+from cluster.capacity.work import Work, foreseen, work_of
 from pipeline.llm.pricing import cost
 from pipeline.recipe import Recipe
 from pipeline.stage import Estimate
 
+_OWN_TABLES = "distill (rows of distill.datasets)"
 _PLAYED = 100  # times that a run is played through
 
 
@@ -60,6 +61,7 @@ class CapacityPlan:
 
     Args:
         unmeasured: stages with work whose pace is not known: they are in no sum.
+        rough: stages that are reckoned with the most that they may take, as the samples were too small to measure them.
         hours, nodes_money: sums of the stages.
         llm_money: by llm.price; None where that is not known, or the LLM runs on nodes of the cluster.
         hours_spread, money_spread: of runs that were played through, with nodes that start, idle and are lost.
@@ -68,6 +70,7 @@ class CapacityPlan:
     passages: int
     stages: tuple[StagePlan, ...]
     unmeasured: tuple[str, ...]
+    rough: tuple[str, ...]
     hours: float
     nodes_money: float | None
     llm_money: float | None
@@ -96,26 +99,33 @@ def plan_capacity(
 
     Raises RayrieverError where no node type holds a worker of a stage.
     """
-    chances = chances or Chances(idle_s=nodes.idle_s)
-    foreseen = estimates(recipe, passages)
-    stages, jobs, unmeasured = [], [], []
-    for work in (each for each in work_of(recipe, foreseen) if each.amount):
-        if (job := _job(work, nodes, calibration)) is None:
+    chances = chances or Chances()
+    estimates = foreseen(recipe, passages)
+    stages: list[StagePlan] = []
+    jobs: list[Job] = []
+    rough, unmeasured = [], [_OWN_TABLES] if recipe.distill.datasets else []
+    for work in (each for each in work_of(recipe, estimates) if each.amount):
+        if (pace := calibration.pace(work)) is None:
             unmeasured.append(f"{work.stage} ({work.unit})")
             continue
-        jobs.append(job)
-        stages.append(_stage_plan(work, job, nodes, foreseen[work.stage]))
+        if pace.is_rough:
+            rough.append(work.stage)
+        node = nodes.cheapest_for(work.stage, work.demand, work.workers)
+        made = _jobs(work, pace, node, calibration.products_per_s)
+        jobs += made
+        stages.append(_stage_plan(work, made, node, estimates[work.stage]))
     prices = {each.name: each.price for each in nodes.types}
     priced = all(each.money is not None for each in stages)
     played = [play(jobs, chances, seed + number) for number in range(_PLAYED)]
     return CapacityPlan(
-        passages=foreseen["corpus"].rows,
+        passages=estimates["corpus"].rows,
         stages=tuple(stages),
         unmeasured=tuple(unmeasured),
+        rough=tuple(rough),
         hours=sum(each.hours for each in stages),
         nodes_money=sum(each.money or 0.0 for each in stages) if priced else None,
-        llm_money=_llm_money(recipe, foreseen),
-        storage_gb=sum(each.disk_bytes for each in foreseen.values()) / 1e9,
+        llm_money=_llm_money(recipe, estimates),
+        storage_gb=sum(each.disk_bytes for each in estimates.values()) / 1e9,
         bottleneck=max(stages, key=lambda each: each.hours).stage if stages else "",
         hours_spread=Spread.of([run.seconds / 3600 for run in played]),
         money_spread=Spread.of(
@@ -127,36 +137,50 @@ def plan_capacity(
     )
 
 
-def _job(work: Work, nodes: NodeTypes, calibration: Calibration) -> Job | None:
-    """None where nobody has measured it."""
-    if (pace := calibration.pace(work)) is None:
-        return None
-    chosen = nodes.cheapest_for(work.stage, work.demand)
-    per_node = min(chosen.room_for(work.demand), work.workers)
-    workers = min(work.workers, chosen.most * per_node)
-    seconds = pace.worker_s_per_unit * work.amount
-    return Job(chosen.name, chosen.is_spot, seconds, pace.overhead_s, workers, per_node, work.slices, work.together)
+def _jobs(work: Work, pace: Pace, node: NodeType, products_per_s: float) -> list[Job]:
+    """What the workers share; before it, what a task does alone with all cores of its node."""
+    per_node = min(node.room_for(work.demand), work.workers)
+    workers = min(work.workers, node.most * per_node)
+    seconds = pace.worker_s_per_unit * work.amount + work.products / products_per_s
+    seconds = max(seconds, work.least_s * workers)
+    shared = Job(
+        node.name,
+        node.is_spot,
+        seconds,
+        pace.overhead_s,
+        workers,
+        per_node,
+        work.slices,
+        work.together,
+        node.idle_s,
+    )
+    if not work.first_products:
+        return [shared]
+    alone = work.first_products / products_per_s / max(node.resources.get("CPU", 1.0), 1.0)
+    return [replace(shared, work_s=alone, overhead_s=0.0, workers=1, workers_per_node=1, slices=1), shared]
 
 
-def _stage_plan(work: Work, job: Job, nodes: NodeTypes, estimate: Estimate) -> StagePlan:
-    hours = job.seconds / 3600
-    price = next(each.price for each in nodes.types if each.name == job.node_type)
+def _stage_plan(work: Work, jobs: Sequence[Job], node: NodeType, estimate: Estimate) -> StagePlan:
+    shared = jobs[-1]
+    hours = [job.seconds / 3600 for job in jobs]
+    node_hours = sum(each * job.nodes for each, job in zip(hours, jobs, strict=True))
+    per_node = min(shared.workers, shared.workers_per_node)
     return StagePlan(
         stage=work.stage,
         unit=work.unit,
         amount=work.amount,
-        per_node_s=work.amount / job.work_s * min(job.workers, job.workers_per_node) if job.work_s else 0.0,
-        node_type=job.node_type,
-        workers=job.workers,
-        nodes=job.nodes,
-        hours=hours,
-        money=None if price is None else hours * job.nodes * price,
+        per_node_s=work.amount / shared.work_s * per_node if shared.work_s else 0.0,
+        node_type=shared.node_type,
+        workers=shared.workers,
+        nodes=shared.nodes,
+        hours=sum(hours),
+        money=None if node.price is None else node_hours * node.price,
         storage_gb=estimate.disk_bytes / 1e9,
     )
 
 
-def _llm_money(recipe: Recipe, foreseen: Mapping[str, Estimate]) -> float | None:
+def _llm_money(recipe: Recipe, estimates: Mapping[str, Estimate]) -> float | None:
     if recipe.llm.price is None or recipe.llm.engine in ("transformers", "vllm"):
         return None
-    tokens = [sum(getattr(each, f"llm_tokens_{way}") for each in foreseen.values()) for way in ("in", "out")]
+    tokens = [sum(getattr(each, f"llm_tokens_{way}") for each in estimates.values()) for way in ("in", "out")]
     return cost(recipe.llm.price, tokens[0], 0, tokens[1])

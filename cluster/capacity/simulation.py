@@ -14,8 +14,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-_MOST_SLICES = 20  # per worker: more change no spread, and cost time
-_CHECKPOINTS = 10  # of a training
+_MOST_SLICES = 20  # per worker: more cost time, and change little where work that is done is not lost with its slice
+_PARTS = 10  # of a training, each with a straggler of its own
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Chances:
         boot_s: mean time from asking for a node until it works; each takes between half of it and twice as long.
         losses_per_hour: of one spot node.
         straggling: sigma of the log-normal time of a slice.
-        idle_s: after which a node without work goes.
+        redone_s: of work, at most, that goes with a node: what it has done since its last block or checkpoint.
     """
 
     boot_s: float = 180.0
     losses_per_hour: float = 0.02
     straggling: float = 0.2
-    idle_s: float = 300.0
+    redone_s: float = 600.0
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Job:
     """A stage to play through: seconds of one worker, and the nodes, of one kind, that hold so many workers each.
 
     Args:
-        slices: pieces that the work comes in; None: as small as one likes.
+        slices: pieces that the work comes in, each of which is done at once or not at all; None: as small as one likes.
+        idle_s: after which a node of the kind goes when it has no work.
     """
 
     node_type: str
@@ -51,6 +52,7 @@ class Job:
     workers_per_node: int
     slices: int | None = None
     together: bool = False
+    idle_s: float = 300.0
 
     @property
     def nodes(self) -> int:
@@ -78,6 +80,7 @@ class _Node:
     ordered: float
     ready: float
     lost: float
+    idle_s: float
     released: float = math.inf
 
 
@@ -103,7 +106,8 @@ class _Cluster:
     def order(self, job: Job, when: float) -> _Node:
         ready = when + self.chances.boot_s * self.draw.triangular(0.5, 2.0, 0.5)
         losses = self.chances.losses_per_hour if job.is_spot else 0.0
-        return _Node(when, ready, ready + self.draw.expovariate(losses / 3600) if losses else math.inf)
+        lost = ready + self.draw.expovariate(losses / 3600) if losses else math.inf
+        return _Node(when, ready, lost, job.idle_s)
 
     def replace(self, job: Job, lost: _Node, when: float) -> _Node:
         self.losses += 1
@@ -127,7 +131,7 @@ class _Cluster:
     def _send_idle_away(self) -> None:
         for kind, nodes in self.nodes.items():
             for node in list(nodes):
-                gone = min(node.released + self.chances.idle_s, node.lost)
+                gone = min(node.released + node.idle_s, node.lost)
                 if gone <= self.now:
                     nodes.remove(node)
                     self._pay(kind, node, gone)
@@ -149,18 +153,27 @@ def play(jobs: Sequence[Job], chances: Chances, seed: int) -> Played:
 def _together(job: Job, cluster: _Cluster, nodes: list[_Node]) -> float:
     """When it ends: all workers at one step, the slowest of them sets the pace."""
     now = max([cluster.now, *(node.ready for node in nodes)]) + job.overhead_s
-    part = job.work_s / job.workers / _CHECKPOINTS
-    for _ in range(_CHECKPOINTS):
-        length = _straggled(part, cluster)
-        while (first := min(nodes, key=lambda node: node.lost)).lost < now + length:
+    for _ in range(_PARTS):
+        left = _straggled(job.work_s / job.workers / _PARTS, cluster)
+        while (first := min(nodes, key=lambda node: node.lost)).lost < now + left:
+            done = max(0.0, first.lost - now)
+            left -= max(0.0, done - cluster.chances.redone_s)
             nodes[nodes.index(first)] = new = cluster.replace(job, first, first.lost)
             now = max(now, new.ready + job.overhead_s)
-        now += length
+        now += left
     return now
 
 
+@dataclass(frozen=True)
+class _Slice:
+    """In hand: seconds that it takes, and when it will be done."""
+
+    length: float
+    end: float
+
+
 class _Apart:
-    """Slices that any worker takes; those in hand on a node that is lost are done again."""
+    """Slices that any worker takes; of those in hand on a node that is lost, the end of what was done goes with it."""
 
     def __init__(self, job: Job, cluster: _Cluster, nodes: list[_Node]) -> None:
         self.job, self.cluster = job, cluster
@@ -168,7 +181,7 @@ class _Apart:
         count = most if job.slices is None else min(job.slices, most)
         self.waiting = [_straggled(job.work_s / count, cluster) for _ in range(count)]
         self.left = count
-        self.in_hand: dict[_Node, dict[int, float]] = {}
+        self.in_hand: dict[_Node, dict[int, _Slice]] = {}
         self.places = {node: self._places(number) for number, node in enumerate(nodes)}
         self.numbers = itertools.count()
         self.events: list[tuple[float, int, _Node, int | None]] = []  # when, order, where, slice done; None: see _at
@@ -205,19 +218,25 @@ class _Apart:
             self._take(now, node)
 
     def _is_lost(self, now: float, node: _Node) -> None:
-        self.waiting += self.in_hand.pop(node, {}).values()
+        self.waiting += [self._left(each, now) for each in self.in_hand.pop(node, {}).values()]
         new = self.cluster.replace(self.job, node, now)
         self.places[new] = self.places.pop(node)
         self._comes(new, now)
         for other in self.in_hand:
             self._take(now, other)
 
+    def _left(self, slice_: _Slice, now: float) -> float:
+        """Seconds that it still takes: all, where it is done at once or not at all."""
+        if self.job.slices is not None:
+            return slice_.length
+        return min(slice_.length, slice_.end - now + self.cluster.chances.redone_s)
+
     def _take(self, now: float, node: _Node) -> None:
         at_work = self.in_hand[node]
         while self.waiting and len(at_work) < self.places[node]:
-            slice_ = next(self.numbers)
-            at_work[slice_] = self.waiting.pop()
-            self._later(now + at_work[slice_], node, slice_)
+            slice_, length = next(self.numbers), self.waiting.pop()
+            at_work[slice_] = _Slice(length, now + length)
+            self._later(at_work[slice_].end, node, slice_)
 
     def _later(self, when: float, node: _Node, slice_: int | None = None) -> None:
         if when < math.inf:

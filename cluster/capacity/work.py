@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pipeline.index.build import CPUS_PER_BUILDER
-from pipeline.index.kinds import Spec, choose
+from pipeline.index.kinds import ROWS_PER_CENTROID, Spec, choose
 from pipeline.placement import Demand
 from pipeline.recipe import ActorsSection, PlacementSection, Recipe, TrainingSection
 from pipeline.runner import plan
@@ -15,6 +15,7 @@ from pipeline.stage import Estimate
 from pipeline.workspace import Workspace
 
 _USUAL_DIMENSION = 384
+_ROUNDS = 10  # of k-means, as Faiss has it for lists
 _ROUND = re.compile(r"_round_\d+$")
 
 
@@ -23,11 +24,13 @@ class Work:
     """Of one stage.
 
     Args:
-        unit: what its time grows with: passages, requests to the LLM, rows that are trained on or scored, comparisons
-            of two vectors. A pace holds for the same unit alone, which so also names the kind of index.
+        unit: what its time grows with. A pace holds for the same unit alone, which so also names the kind of index.
         slices: pieces that it comes in; more workers than pieces are of no use. None: as small as one likes.
         workers: that share it. They are gone when one of them is where `together` (training).
         demand: of each worker.
+        products: multiplications of vectors' components that come on top and are shared, as its pace hardly knows
+            them: lists are few in a sample. Those of `first_products` are done before, on one node.
+        least_s: that it takes however many share it.
     """
 
     stage: str
@@ -37,66 +40,75 @@ class Work:
     demand: Demand
     slices: int | None = None
     together: bool = False
+    products: float = 0.0
+    first_products: float = 0.0
+    least_s: float = 0.0
 
 
-def estimates(recipe: Recipe, passages: int | None = None) -> dict[str, Estimate]:
-    """Of every stage by name: what it has been, where it is finished, or will be.
+def foreseen(recipe: Recipe, passages: int | None = None) -> dict[str, Estimate]:
+    """Of every stage by name, as if nothing but the corpus were there.
 
     Args:
-        passages: as if the corpus had so many, and nothing were finished.
+        passages: as if the corpus had so many.
     """
-    steps = plan(recipe, Workspace(recipe.workspace))
-    if passages is None:
-        return {step.stage.name: step.estimate for step in steps}
     found: dict[str, Estimate] = {}
-    for step in steps:
+    for step in plan(recipe, Workspace(recipe.workspace)):
         name = step.stage.name
-        upstream = {each: found[each] for each in step.stage.inputs if each in found}
-        found[name] = _of_size(step.estimate, passages) if name == "corpus" else step.stage.estimate(recipe, upstream)
+        if name == "corpus":
+            found[name] = step.estimate if passages is None else _of_size(step.estimate, passages)
+        else:
+            found[name] = step.stage.estimate(recipe, {each: found[each] for each in step.stage.inputs})
     return found
+
+
+def seen(recipe: Recipe) -> dict[str, Estimate]:
+    """Of every stage by name: what it has been, where it is finished."""
+    return {step.stage.name: step.estimate for step in plan(recipe, Workspace(recipe.workspace))}
 
 
 def _of_size(corpus: Estimate, passages: int) -> Estimate:
     return replace(corpus, rows=passages, disk_bytes=round(corpus.disk_bytes * passages / max(corpus.rows, 1)))
 
 
-def work_of(recipe: Recipe, foreseen: Mapping[str, Estimate]) -> list[Work]:
-    """The stages in order; `foreseen` is of `estimates`."""
-    return [_work(name, recipe, foreseen) for name in foreseen]
+def work_of(recipe: Recipe, estimates: Mapping[str, Estimate]) -> list[Work]:
+    """The stages in order."""
+    return [_work(name, recipe, estimates) for name in estimates]
 
 
-def _work(stage: str, recipe: Recipe, foreseen: Mapping[str, Estimate]) -> Work:
-    passages, queries, kind = foreseen["corpus"].rows, foreseen["queries"].rows, kind_of(stage)
+def _work(stage: str, recipe: Recipe, estimates: Mapping[str, Estimate]) -> Work:
+    passages, rows, kind = estimates["corpus"].rows, estimates[stage].rows, kind_of(stage)
     if kind in ("queries", "synthesis", "preferences", "permutations"):
-        return _by_actors(stage, "requests", foreseen[stage].llm_requests, recipe, recipe.llm)
+        return _by_llm(stage, recipe, estimates[stage])
     if kind in ("distill", "align", "rerank"):
-        return _training(stage, kind, recipe, foreseen)
+        return _training(stage, kind, recipe, estimates)
     if kind.startswith("encode_"):
         return _by_actors(stage, "passages", passages, recipe, recipe.encoder)
     if kind == "sparse":
         assert recipe.sparse is not None, "there is no such stage without the section"
         return _by_actors(stage, "passages", passages, recipe, recipe.sparse)
-    if kind == "evaluate_reranker":
-        return _by_actors(stage, "queries", queries, recipe, recipe.scorer)
-    spec = choose(recipe.index, max(passages, 1), _dimension(foreseen, passages)).spec
+    if kind == "evaluate_reranker" or _scores(kind, recipe):
+        return _by_actors(stage, "pairs", rows, recipe, recipe.scorer)
+    dimension = _dimension(estimates, passages)
+    spec = choose(recipe.index, max(passages, 1), dimension).spec
     index = _demand(recipe, recipe.index.placement, CPUS_PER_BUILDER, recipe.index.gpus)
     if kind.startswith("index_"):
-        return Work(stage, f"{spec.kind}: {_NEAREST}", _assigned(spec, passages), spec.shards, index, spec.shards)
+        first, then = _products(spec, passages)
+        unit = f"{spec.kind}: passages"
+        return Work(stage, unit, passages, spec.shards, index, spec.shards, products=then, first_products=first)
     on_any = _demand(recipe, PlacementSection(), 1)
     if kind == "words":
         shards = max(1, -(-passages // recipe.lexical.shard_passages))
         return Work(stage, "passages", passages, shards, on_any, shards)
     if kind == "corpus":
         return Work(stage, "passages", passages, 1, on_any)
-    return Work(stage, f"{spec.kind}: comparisons", queries * _compared(spec, passages), spec.shards, index)
+    searched = _searched(kind, recipe, estimates)
+    return Work(stage, f"{spec.kind}: comparisons", searched * _compared(spec, passages), spec.shards, index)
 
 
-_NEAREST = "comparisons with lists"
-
-
-def _assigned(spec: Spec, passages: int) -> float:
-    """Of each passage with the centroids of all lists; where there are none, it is one for each passage."""
-    return passages * max(spec.lists, 1)
+def _products(spec: Spec, passages: int) -> tuple[float, float]:
+    """Of k-means, in whose rounds a sample is compared with all centroids, and of each passage with them."""
+    sample = min(spec.lists * ROWS_PER_CENTROID, passages)
+    return _ROUNDS * sample * spec.lists * spec.dimension, passages * spec.lists * spec.dimension
 
 
 def _compared(spec: Spec, passages: int) -> float:
@@ -104,12 +116,29 @@ def _compared(spec: Spec, passages: int) -> float:
     return passages if spec.is_exact else spec.shards * max(spec.lists, 1)
 
 
-def _training(stage: str, kind: str, recipe: Recipe, foreseen: Mapping[str, Estimate]) -> Work:
+def _searched(kind: str, recipe: Recipe, estimates: Mapping[str, Estimate]) -> int:
+    """Queries, and what else is looked for."""
+    if kind == "teach":
+        return estimates[kind].rows
+    if kind == "candidates" and recipe.candidates is not None:
+        return estimates[kind].rows // recipe.candidates.list_size
+    return estimates["queries"].rows
+
+
+def _scores(kind: str, recipe: Recipe) -> bool:
+    """Whether a reranker reads what is found, which takes longer than to find it."""
+    teacher, candidates = recipe.teacher, recipe.candidates
+    return (kind == "teach" and teacher is not None and teacher.reranker is not None) or (
+        kind == "candidates" and candidates is not None and candidates.cross_encoder is not None
+    )
+
+
+def _training(stage: str, kind: str, recipe: Recipe, estimates: Mapping[str, Estimate]) -> Work:
     section: TrainingSection = getattr(recipe, kind)
     if kind == "distill":
-        rows = foreseen["queries"].rows + (foreseen["teach"].rows if "teach" in foreseen else 0)
+        rows = estimates["queries"].rows + (estimates["teach"].rows if "teach" in estimates else 0)
     else:
-        rows = foreseen[stage.replace(kind, "preferences" if kind == "align" else "permutations")].rows
+        rows = estimates[stage.replace(kind, "preferences" if kind == "align" else "permutations")].rows
     demand = _demand(recipe, section.placement, section.cpus_per_worker, float(section.use_gpu))
     return Work(stage, "rows", rows * section.epochs, section.workers, demand, together=True)
 
@@ -117,6 +146,20 @@ def _training(stage: str, kind: str, recipe: Recipe, foreseen: Mapping[str, Esti
 def kind_of(stage: str) -> str:
     """The stage without the number of its round."""
     return _ROUND.sub("", stage)
+
+
+def _by_llm(stage: str, recipe: Recipe, estimate: Estimate) -> Work:
+    """By requests, whose number and tokens per minute may be limited; by rows where the LLM is asked nothing."""
+    if not estimate.llm_requests:
+        return _by_actors(stage, "rows", estimate.rows, recipe, recipe.llm)
+    llm, tokens = recipe.llm, estimate.llm_tokens_in + estimate.llm_tokens_out
+    minutes = [
+        amount / limit
+        for amount, limit in ((estimate.llm_requests, llm.requests_per_minute), (tokens, llm.tokens_per_minute))
+        if limit is not None
+    ]
+    work = _by_actors(stage, "requests", estimate.llm_requests, recipe, llm)
+    return replace(work, least_s=60 * max(minutes, default=0.0))
 
 
 def _by_actors(stage: str, unit: str, amount: float, recipe: Recipe, section: ActorsSection) -> Work:
@@ -129,6 +172,6 @@ def _demand(recipe: Recipe, placement: PlacementSection, cpus: float, gpus: floa
     return Demand(cpus, gpus, int(placement.memory_gb * 1e9), placement.accelerator_type, labels)
 
 
-def _dimension(foreseen: Mapping[str, Estimate], passages: int) -> int:
-    encoded = foreseen.get("encode_base")
+def _dimension(estimates: Mapping[str, Estimate], passages: int) -> int:
+    encoded = estimates.get("encode_base")
     return encoded.disk_bytes // (4 * passages) if encoded is not None and passages else _USUAL_DIMENSION

@@ -23,7 +23,7 @@ app = typer.Typer()
 def drill(
     cases: Annotated[list[str] | None, typer.Argument(metavar="[CASE]...", help="Default: all.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="Show the cases, run nothing.")] = False,
-    folder: Annotated[Path | None, typer.Option(help="Empty; kept. Default: a temporary one.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Empty; keeps the artifacts of cases that fail.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Start a cluster of this machine, run a small recipe, and let things go wrong in every stage.
@@ -66,7 +66,7 @@ def _show(outcomes: list[Outcome]) -> None:
         table.add_row(
             each.case,
             f"{each.stage}: {each.summary}",
-            "-" if each.skipped else run,
+            run if each.submissions else "-",
             str(each.answers),
             str(each.again),
             f"{each.seconds:.1f}",
@@ -81,8 +81,10 @@ def _show(outcomes: list[Outcome]) -> None:
 def _verdict(outcome: Outcome) -> str:
     if outcome.skipped:
         return f"not tried: {outcome.skipped}"
+    if outcome.failed:
+        return f"failed: {outcome.failed}"
     if outcome.differences:
         return f"differs: {', '.join(outcome.differences)}"
     if not outcome.expected:
-        return f"the run {outcome.ended.lower()}, which it should not have"
+        return f"the same, but the run {outcome.ended.lower()}, and said: {outcome.said or 'nothing'}"
     return "the same" if outcome.passed else f"the same, but {outcome.stored_again} stored answers were asked for again"

@@ -9,7 +9,8 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -38,6 +39,7 @@ class Outcome:
     """What came of a case.
 
     Args:
+        failed: why it came to no end; then nothing but its name is known.
         ended: how the run did that it happened to.
         said: by that run, where it failed.
         submissions: until it was done.
@@ -47,7 +49,7 @@ class Outcome:
         differences: of the artifact from the quiet run's.
         seconds: from the first submission to the end of the last.
         skipped: why the case was not tried; then it has no outcome.
-        expected: whether it ended as the case says.
+        expected: whether it ended as the case says, and said what the case says.
     """
 
     case: str
@@ -62,12 +64,13 @@ class Outcome:
     differences: tuple[str, ...] = ()
     seconds: float = 0.0
     skipped: str = ""
+    failed: str = ""
     expected: bool = True
 
     @property
     def passed(self) -> bool:
         """As it should be: the same artifact, nobody's help where none is needed, and no stored answer asked again."""
-        return not self.skipped and self.expected and not self.differences and not self.stored_again
+        return not (self.skipped or self.failed) and self.expected and not self.differences and not self.stored_again
 
 
 def chosen(names: Sequence[str]) -> list[Case]:
@@ -83,7 +86,7 @@ class Drill:
     """Context manager: cluster, LLM and bucket on this machine, and a project in the folder.
 
     Args:
-        folder: empty; what a failed case leaves is there.
+        folder: empty; of a case that fails, both artifacts are copied there.
 
     Raises RayrieverError where something of it cannot be started.
     """
@@ -121,21 +124,32 @@ class Drill:
 
     def perform(self, case: Case) -> Outcome:
         """Let it happen to a run that has everything before the case's stage from the quiet run."""
+        outcome = Outcome(case.name, case.stage, case.summary)
         with ExitStack() as until_over:
             workspace = self._store.uri(case.name)
             if case.own_disk:
                 disk = self._folder / f"disk-{case.name}"
                 if refused := until_over.enter_context(_small_disk(disk)):
-                    return Outcome(case.name, case.stage, case.summary, skipped=refused)
+                    return replace(outcome, skipped=refused)
                 workspace = str(disk)
-            self._copy_what_is_before(case.stage, workspace)
-            return self._perform(case, workspace)
+            try:
+                self._copy(self._quiet, workspace, self._before(case.stage))
+                outcome = self._perform(case, workspace, outcome)
+            except RayrieverError as error:
+                outcome = replace(outcome, failed=str(error))
+                for job in self._jobs.all():
+                    if job.status not in ENDED:
+                        self._jobs.stop(job.id)
+            if not outcome.passed:
+                self._keep(case, workspace)
+            return outcome
 
-    def _perform(self, case: Case, workspace: str) -> Outcome:
+    def _perform(self, case: Case, workspace: str, outcome: Outcome) -> Outcome:
         self._writer.answered.clear()
-        began = time.monotonic()
+        began, since = time.monotonic(), time.time()
         job_id, submissions, said = self._submit(workspace, case.stage), 1, ""
-        scene = Scene(case.stage, workspace, self._cluster, self._writer, self._store, lambda: self._has_ended(job_id))
+        ended = partial(self._has_ended, job_id)
+        scene = Scene(case.stage, workspace, since, self._cluster, self._writer, self._store, ended)
         with happening(case, scene):
             happened = time.monotonic()
             first = self._jobs.wait(job_id, _RUN_WITHIN_S).status
@@ -143,23 +157,27 @@ class Drill:
             said, submissions = self._said(job_id), 2
             job_id = self._submit(workspace, case.stage)
             if self._jobs.wait(job_id, _RUN_WITHIN_S).status != "SUCCEEDED":
-                raise RayrieverError(f"drill: {case.name}: submitted again, it failed: {self._said(job_id)}")
-        return Outcome(
-            case.name,
-            case.stage,
-            case.summary,
+                raise RayrieverError(f"submitted again, it failed: {self._said(job_id)}")
+        as_told = case.says in said if case.says else not said
+        return replace(
+            outcome,
             ended=first,
             said=said,
             submissions=submissions,
             answers=self._writer.answers(),
             again=self._writer.again(),
             stored_again=self._writer.again(until=happened - STORED_WITHIN_S),
-            differences=tuple(
-                differences(self._artifact(self._quiet, case.stage), self._artifact(workspace, case.stage))
-            ),
+            differences=self._differences(workspace, case.stage),
             seconds=round(time.monotonic() - began, 1),
-            expected=(first == "SUCCEEDED") is case.survives,
+            expected=(first == "SUCCEEDED") is case.survives and as_told,
         )
+
+    def _differences(self, workspace: str, stage: str) -> tuple[str, ...]:
+        """From the quiet run; a stage before that was run again has had what should have happened to this one."""
+        opened = Workspace(workspace)
+        again = [each for each in self._before(stage) if len(opened.list_folders("stages", each)) != 1]
+        found = differences(self._artifact(self._quiet, stage), self._artifact(workspace, stage))
+        return (*(f"stage {each}, run again" for each in again), *found)
 
     def _submit(self, workspace: str, until: str | None) -> str:
         overrides = [f"workspace={workspace}"]
@@ -176,9 +194,19 @@ class Drill:
         errors = [place for place, line in enumerate(lines) if line.startswith("error: ")]
         return re.sub(r"\s+", " ", " ".join(lines[errors[-1] :])) if errors else ""
 
-    def _copy_what_is_before(self, stage: str, workspace: str) -> None:
-        source, target = Workspace(self._quiet), Workspace(workspace)
-        for each in self._stages[: self._stages.index(stage)]:
+    def _before(self, stage: str) -> list[str]:
+        return self._stages[: self._stages.index(stage)]
+
+    def _keep(self, case: Case, workspace: str) -> None:
+        """The stage's artifacts, to be looked at: bucket and small disk go with the drill."""
+        for name, each in (("quiet", self._quiet), ("after", workspace)):
+            self._copy(each, str(self._folder / case.name / name), [case.stage])
+
+    def _copy(self, source_uri: str, target_uri: str, stages: Sequence[str]) -> None:
+        source, target = Workspace(source_uri), Workspace(target_uri)
+        for each in stages:
+            if not source.list_folders("stages", each):
+                continue
             folder = target.path("stages", each)
             target.filesystem.create_dir(folder, recursive=True)
             fs.copy_files(
@@ -193,7 +221,7 @@ class Drill:
         (key,) = opened.list_folders("stages", stage)
         artifact = opened.artifact(stage, key)
         if artifact is None:
-            raise RayrieverError(f"drill: {workspace} has no finished {stage}.")
+            raise RayrieverError(f"{workspace} has no finished {stage}.")
         return artifact
 
 

@@ -44,7 +44,8 @@ def write_corpus(folder: Path) -> None:
 
 
 def _recipe(url: str) -> dict[str, Any]:
-    training = {"batch_size": 8, "learning_rate": 1e-3, "cpus_per_worker": 1}
+    # Several evaluations: with each there is a checkpoint to go on from
+    training = {"batch_size": 8, "learning_rate": 1e-3, "cpus_per_worker": 1, "evaluations_per_epoch": 4}
     encoder = "./encoder"
     return {
         "corpus": {"path": "corpus.jsonl"},

@@ -10,23 +10,24 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cluster.capacity.calibration import Calibration, Pace, Sample, calibrate
+from cluster.capacity.calibration import Calibration, Pace, Sample, _pace, calibrate
 from cluster.capacity.nodes import NodeType, NodeTypes, prices_of, read_node_types
 from cluster.capacity.plan import plan_capacity
 from cluster.capacity.simulation import Chances, Job, play
+from cluster.capacity.work import Work
 from pipeline.cli import app
 from pipeline.errors import RayrieverError
-from pipeline.placement import NODE_GROUP
+from pipeline.placement import NODE_GROUP, Demand
 from pipeline.recipe import Recipe
 from tests.small_run import Recorder, recipe_values, small_recipe, write_corpus, write_like_a_model
 
-NO_CHANCE = Chances(boot_s=0, losses_per_hour=0, straggling=0, idle_s=0)
-JOB = Job("cpu", is_spot=True, work_s=1000, overhead_s=10, workers=4, workers_per_node=2)
+NO_CHANCE = Chances(boot_s=0, losses_per_hour=0, straggling=0)
+JOB = Job("cpu", is_spot=True, work_s=1000, overhead_s=10, workers=4, workers_per_node=2, idle_s=0)
 CPU = NodeType("cpu", {"CPU": 4.0}, {NODE_GROUP: "cpu"}, most=3, price=0.5, is_spot=True)
 GPU = NodeType("gpu", {"CPU": 8.0, "GPU": 1.0}, {NODE_GROUP: "gpu"}, most=2, price=2.0)
-NODES = NodeTypes((CPU, GPU), idle_s=300)
-ONLY_CPU = NodeTypes((CPU,), idle_s=300)
-FLAT = "flat: comparisons with lists"
+NODES = NodeTypes((CPU, GPU))
+ONLY_CPU = NodeTypes((CPU,))
+FLAT = "flat: passages"
 PACES = Calibration(
     {
         "corpus": Pace("passages", 1, 0.0001),
@@ -41,6 +42,7 @@ PACES = Calibration(
         "mine": Pace("flat: comparisons", 1, 1e-9),
     },
     (Sample(1000, 16),),
+    products_per_s=1e10,
 )
 
 
@@ -75,7 +77,7 @@ def test_chance_costs_time_and_lost_work_is_done_again(together: bool):
     def seconds(chances: Chances, job: Job = job) -> float:
         return statistics.mean(play([job], chances, seed).seconds for seed in range(30))
 
-    least = 400_000 / 20
+    least = 400_000 / 20  # 5.6 hours
     assert seconds(NO_CHANCE) == pytest.approx(least)
     late, slow = replace(NO_CHANCE, boot_s=600), replace(NO_CHANCE, straggling=0.5)
     lost = replace(NO_CHANCE, losses_per_hour=0.2)
@@ -88,8 +90,9 @@ def test_chance_costs_time_and_lost_work_is_done_again(together: bool):
 
 def test_nodes_stay_for_the_next_stage_unless_they_have_been_idle_for_too_long():
     """Reckoned as if every stage started its own, a run of twenty stages would wait an hour for nodes."""
-    chances = replace(NO_CHANCE, boot_s=100, idle_s=300)
-    first, other = replace(JOB, overhead_s=0), replace(JOB, overhead_s=0, node_type="gpu")
+    chances = replace(NO_CHANCE, boot_s=100)
+    first = replace(JOB, overhead_s=0, idle_s=300)
+    other = replace(first, node_type="gpu")
     alone = play([first], chances, 0).seconds - first.seconds  # a start
     assert 50 <= alone <= 200
     assert play([first, first], chances, 0).seconds == pytest.approx(2 * first.seconds + alone)
@@ -98,6 +101,17 @@ def test_nodes_stay_for_the_next_stage_unless_they_have_been_idle_for_too_long()
     again = play([first, replace(other, work_s=4000), first], chances, 0)
     assert again.seconds > 2 * first.seconds + 1000 + 3 * 50, "kept for a thousand seconds without work"
     assert again.node_s["cpu"] < 2 * (2 * first.seconds + 2 * 200 + 2 * 300 + 1)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_work_that_takes_longer_than_a_spot_node_lives_ends_nevertheless(together: bool):
+    """With the whole slice of a lost worker done again, ten thousand hours never end."""
+    hours = 10_000
+    job = Job("cpu", True, work_s=8 * hours * 3600, overhead_s=60, workers=8, workers_per_node=8, together=together)
+    played = play([job], Chances(), seed=0)
+    assert played.losses > 50 and hours < played.seconds / 3600 < 1.2 * hours
+    shards = replace(job, work_s=8 * 3600 * 3600, slices=8, together=False)
+    assert play([shards], Chances(losses_per_hour=0.0005), seed=1).seconds > 3600 * 3600, "a shard is built at once"
 
 
 def recipe(folder: Path, **sections: Any) -> Recipe:
@@ -149,10 +163,61 @@ def test_money_of_an_llm_behind_an_api_is_told_apart(tmp_path: Path):
 def test_a_pace_of_one_kind_of_index_is_not_taken_for_another(tmp_path: Path):
     """Exact search of the sample says nothing of the lists that a large corpus gets."""
     large = plan_capacity(recipe(tmp_path), NODES, PACES, 10_000_000)
-    assert "index_base (ivf_pq: comparisons with lists)" in large.unmeasured
-    lists = replace(PACES, paces={**PACES.paces, "index_base": Pace("ivf_pq: comparisons with lists", 1, 1e-7)})
-    stages = {each.stage: each for each in plan_capacity(recipe(tmp_path), NODES, lists, 10_000_000).stages}
-    assert stages["index_base"].amount > 10_000_000 * 1000, "every passage is compared with thousands of lists"
+    assert "index_base (ivf_pq: passages)" in large.unmeasured
+
+
+def test_an_index_of_lists_is_reckoned_by_what_is_multiplied(tmp_path: Path):
+    """A small sample has few lists and mostly trains them; with a billion passages training is nothing."""
+    rows, lists, dimension = 10_000_000, 8192, 384
+    paces = replace(PACES, paces={**PACES.paces, "index_base": Pace("ivf_pq: passages", 1, 0)})
+    named = recipe(tmp_path, index={"kind": "ivf_pq", "lists": lists, "shards": 4})
+    index = {each.stage: each for each in plan_capacity(named, ONLY_CPU, paces, rows).stages}["index_base"]
+    assigned, trained = rows * lists * dimension / 1e10, 10 * 64 * lists * lists * dimension / 1e10
+    assert index.hours * 3600 == pytest.approx(1 + assigned / 4 + trained / 4), "four shards; four cores of one node"
+    assert (index.workers, index.nodes) == (4, 1)
+
+
+def test_limits_of_the_llm_hold_for_all_who_ask_it(tmp_path: Path):
+    """Eight actors under sixty requests per minute are as fast as one."""
+    free = recipe(tmp_path, llm={"actors": 8, "concurrency": 8})
+    stages = {each.stage: each for each in plan_capacity(free, NODES, PACES).stages}
+    limited = recipe(tmp_path, llm={"actors": 8, "concurrency": 8, "requests_per_minute": 6})
+    slow = {each.stage: each for each in plan_capacity(limited, NODES, PACES).stages}["synthesis"]
+    assert slow.hours * 3600 == pytest.approx(5 + slow.amount * 10) and stages["synthesis"].hours < slow.hours / 10
+    tokens = recipe(tmp_path, llm={"actors": 8, "tokens_per_minute": 100})
+    assert {each.stage: each for each in plan_capacity(tokens, NODES, PACES).stages}["synthesis"].hours > slow.hours
+
+
+def test_a_stage_that_asks_no_llm_is_not_left_out(tmp_path: Path):
+    found = plan_capacity(recipe(tmp_path, queries={"kinds": ["crop"]}), NODES, PACES)
+    assert "queries (rows)" in found.unmeasured
+
+
+def test_tables_of_the_user_s_own_are_said_to_be_in_no_sum(tmp_path: Path):
+    (tmp_path / "own.jsonl").write_text('{"query": "a", "positives": ["b"]}\n')
+    found = plan_capacity(recipe(tmp_path, distill={"datasets": [{"path": str(tmp_path / "own.jsonl")}]}), NODES, PACES)
+    assert "distill (rows of distill.datasets)" in found.unmeasured
+
+
+@pytest.mark.parametrize(
+    ("demand", "workers", "cheapest"),
+    [
+        (Demand(cpus=1), 1, "small"),
+        (Demand(cpus=1), 64, "large"),
+        (Demand(cpus=1, gpus=1), 1, "one"),
+        (Demand(cpus=1, gpus=1), 4, "four"),
+    ],
+)
+def test_work_goes_where_it_costs_least(demand: Demand, workers: int, cheapest: str):
+    """By what its workers pay for, not by room that nobody uses; and what has no price is not free."""
+    types = (
+        NodeType("unpriced", {"CPU": 64.0}, {}, most=9),
+        NodeType("large", {"CPU": 64.0}, {}, most=9, price=3.0),
+        NodeType("small", {"CPU": 4.0}, {}, most=9, price=0.4),
+        NodeType("one", {"CPU": 8.0, "GPU": 1.0}, {}, most=9, price=2.2),
+        NodeType("four", {"CPU": 32.0, "GPU": 4.0}, {}, most=9, price=6.0),
+    )
+    assert NodeTypes(types).cheapest_for("stage", demand, workers).name == cheapest
 
 
 def test_rounds_of_a_training_go_at_the_pace_of_one(tmp_path: Path):
@@ -163,27 +228,62 @@ def test_rounds_of_a_training_go_at_the_pace_of_one(tmp_path: Path):
 
 
 def test_memory_and_accelerators_decide_which_nodes_hold_a_worker(tmp_path: Path):
+    small = replace(CPU, resources={"CPU": 4.0, "memory": 16e9})
     large = replace(CPU, name="large", resources={"CPU": 4.0, "memory": 64e9}, price=2.0)
-    nodes = NodeTypes((CPU, large), idle_s=300)
     heavy = recipe(tmp_path, encoder={"placement": {"memory_gb": 30}})
-    encode = {each.stage: each for each in plan_capacity(heavy, nodes, PACES, 10_000).stages}["encode_base"]
+    stages = plan_capacity(heavy, NodeTypes((small, large)), PACES, 10_000).stages
+    encode = {each.stage: each for each in stages}["encode_base"]
     assert (encode.node_type, encode.nodes) == ("large", 3) and encode.workers == 6
     fast = recipe(tmp_path, encoder={"gpus_per_actor": 1, "placement": {"accelerator_type": "L40S"}})
+    slow = replace(GPU, resources={**GPU.resources, "accelerator_type:T4": 1.0})
     with pytest.raises(RayrieverError, match="accelerator L40S"):
-        plan_capacity(fast, NODES, PACES, 10_000)
+        plan_capacity(fast, NodeTypes((CPU, slow)), PACES, 10_000)
     quick = replace(GPU, resources={**GPU.resources, "accelerator_type:L40S": 1.0})
-    plan_capacity(fast, NodeTypes((CPU, quick), idle_s=300), PACES, 10_000)
+    plan_capacity(fast, NodeTypes((CPU, quick)), PACES, 10_000)
+
+
+def test_what_a_cluster_file_leaves_to_ray_is_no_reason_to_refuse(tmp_path: Path):
+    """Memory and accelerators of a node on AWS are known by its instance type."""
+    nodes = read_node_types(Path(__file__).parents[2] / "ray_cluster.yaml", {})
+    placement = {"memory_gb": 30, "accelerator_type": "L40S"}
+    fast = recipe(tmp_path, encoder={"gpus_per_actor": 1, "placement": placement})
+    encode = {each.stage: each for each in plan_capacity(fast, nodes, PACES, 10_000).stages}["encode_base"]
+    assert encode.node_type in ("llm-gpu", "train-gpu")
+
+
+@pytest.mark.parametrize(
+    ("points", "pace"),
+    [
+        (((1000, 11.0), (8000, 18.0)), Pace("passages", 10.0, 0.001)),
+        (((1000, 20.0), (8000, 20.2)), Pace("passages", 17.891, 2.02 / 7000, is_rough=True)),
+        (((1000, 21.0), (8000, 20.0)), Pace("passages", 17.714, 2.0 / 7000, is_rough=True)),
+        (((900, 15.0), (900, 15.1)), None),
+    ],
+)
+def test_noise_is_not_taken_for_work(points: tuple[tuple[float, float], ...], pace: Pace | None):
+    """All of its seconds counted as work, a stage that takes 20 s to start would take years for a billion passages."""
+    found = _pace([(Work("encode_base", "passages", amount, 1, Demand()), seconds) for amount, seconds in points])
+    if found is None or pace is None:
+        assert found is pace
+        return
+    assert (found.overhead_s, found.is_rough) == (pytest.approx(pace.overhead_s, abs=0.01), pace.is_rough)
+    assert found.worker_s_per_unit == pytest.approx(pace.worker_s_per_unit)
 
 
 def test_the_cluster_file_is_read_and_mistakes_are_named(tmp_path: Path):
     path = Path(__file__).parents[2] / "ray_cluster.yaml"
     found = read_node_types(path, prices_of(["cpu=0.4"]))
     nodes = {each.name: each for each in found.types}
-    assert set(nodes) == {"cpu", "llm-gpu", "train-gpu"} and nodes["cpu"].price == 0.4 and found.idle_s == 300
+    assert set(nodes) == {"cpu", "llm-gpu", "train-gpu"} and nodes["cpu"].price == 0.4
+    assert (nodes["cpu"].idle_s, nodes["llm-gpu"].idle_s) == (300, 120)
     assert nodes["llm-gpu"].resources["GPU"] == 1 and nodes["cpu"].most == 16
     assert all(each.is_spot for each in found.types)
     with pytest.raises(RayrieverError, match=r"--price gpu: .* has no such node type; it has cpu, llm-gpu, train-gpu"):
         read_node_types(path, {"gpu": 1})
+    types = {"head": {}, "cpu": {"max_workers": 100, "resources": {"CPU": 4}}}
+    few = {"max_workers": 2, "head_node_type": "head", "available_node_types": types}
+    (tmp_path / "few.yaml").write_text(json.dumps(few))
+    assert [each.most for each in read_node_types(tmp_path / "few.yaml", {}).types] == [2]
     (tmp_path / "other.yaml").write_text("- 1")
     with pytest.raises(RayrieverError, match="not a Ray cluster file"):
         read_node_types(tmp_path / "other.yaml", {})

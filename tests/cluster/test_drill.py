@@ -34,7 +34,8 @@ def test_an_outcome_passes_only_with_the_same_artifact_and_without_help_where_no
     fine = Outcome("a", "b", "c", ended="SUCCEEDED", submissions=1)
     assert fine.passed
     worse = (replace(fine, differences=("table rows",)), replace(fine, expected=False), replace(fine, stored_again=1))
-    assert not any(each.passed for each in (*worse, replace(fine, skipped="no disk")))
+    untried = (replace(fine, skipped="no disk"), replace(fine, failed="too late"))
+    assert not any(each.passed for each in (*worse, *untried))
 
 
 def test_what_differs_is_named(tmp_path: Path):
@@ -74,5 +75,4 @@ def test_a_run_ends_with_what_a_quiet_one_makes(drill: Drill, name: str):
     if outcome.skipped:
         pytest.skip(outcome.skipped)
     assert outcome.passed, outcome
-    if name in ("disk", "credentials"):
-        assert outcome.said.startswith("error: ") and len(outcome.said) < 1000, "it does not say why it ended"
+    assert len(outcome.said) < 1000, "a traceback is no message"

@@ -24,7 +24,7 @@ from pipeline.runner import Listener, run
 from pipeline.workspace import Artifact, Workspace
 
 VERSION = 1
-_NOISE_S, _NOISE_SHARE = 0.5, 0.1  # by which two equal runs of a stage may differ
+_NOISE_S, _NOISE_SHARE = 0.2, 0.1  # by which two equal runs of a stage may differ
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pipeline.workspace import Workspace
 
 _USUAL_DIMENSION = 384
 _ROUNDS = 10  # of k-means, as Faiss has it for lists
+_PROBED = 32  # lists, about, for a recall of 0.95; each shard has its part of each
 _ROUND = re.compile(r"_round_\d+$")
 
 
@@ -28,8 +29,8 @@ class Work:
         slices: pieces that it comes in; more workers than pieces are of no use. None: as small as one likes.
         workers: that share it. They are gone when one of them is where `together` (training).
         demand: of each worker.
-        products: multiplications of vectors' components that come on top and are shared, as its pace hardly knows
-            them: lists are few in a sample. Those of `first_products` are done before, on one node.
+        products: multiplications of vectors' components that come on top and are shared: in a sample there are too few
+            vectors, and lists, to tell. Those of `first_products` are done before, on one node.
         least_s: that it takes however many share it.
     """
 
@@ -102,7 +103,8 @@ def _work(stage: str, recipe: Recipe, estimates: Mapping[str, Estimate]) -> Work
     if kind == "corpus":
         return Work(stage, "passages", passages, 1, on_any)
     searched = _searched(kind, recipe, estimates)
-    return Work(stage, f"{spec.kind}: comparisons", searched * _compared(spec, passages), spec.shards, index)
+    products = searched * _compared(spec, passages) * dimension
+    return Work(stage, f"{spec.kind}: queries", searched, spec.shards, index, products=products)
 
 
 def _products(spec: Spec, passages: int) -> tuple[float, float]:
@@ -112,8 +114,10 @@ def _products(spec: Spec, passages: int) -> tuple[float, float]:
 
 
 def _compared(spec: Spec, passages: int) -> float:
-    """By one query: every passage, or lists and what is in those that are probed, which grow alike (4 sqrt(n))."""
-    return passages if spec.is_exact else spec.shards * max(spec.lists, 1)
+    """Vectors with one query: every passage, or the centroids and what is in the lists that are probed."""
+    if spec.is_exact:
+        return passages
+    return spec.shards * spec.lists + passages * min(_PROBED / max(spec.lists, 1), 1)
 
 
 def _searched(kind: str, recipe: Recipe, estimates: Mapping[str, Estimate]) -> int:

@@ -39,7 +39,7 @@ PACES = Calibration(
         "distill": Pace("rows", 20, 0.1),
         "encode_tuned": Pace("passages", 10, 0.01),
         "index_tuned": Pace(FLAT, 1, 0.0001),
-        "mine": Pace("flat: comparisons", 1, 1e-9),
+        "mine": Pace("flat: queries", 1, 1e-3),
     },
     (Sample(1000, 16),),
     products_per_s=1e10,
@@ -130,7 +130,7 @@ def test_nodes_hours_and_money_follow_from_the_paces(tmp_path: Path):
     assert (encode.amount, encode.workers, encode.nodes, encode.node_type) == (100_000, 8, 2, "cpu")
     assert encode.hours == pytest.approx((10 + 100_000 * 0.01 / 8) / 3600)
     assert encode.money == pytest.approx(encode.hours * 2 * 0.5)
-    assert found.bottleneck == "encode_base" and found.unmeasured == ("evaluate (flat: comparisons)",)
+    assert found.bottleneck == "encode_base" and found.unmeasured == ("evaluate (flat: queries)",)
     assert found.hours == pytest.approx(sum(each.hours for each in found.stages))
     assert found.hours_spread.low <= found.hours_spread.middle <= found.hours_spread.high
     assert found.hours < found.hours_spread.middle, "nodes take time to start"

@@ -114,10 +114,13 @@ def _products(spec: Spec, passages: int) -> tuple[float, float]:
 
 
 def _compared(spec: Spec, passages: int) -> float:
-    """Vectors with one query: every passage, or the centroids and what is in the lists that are probed."""
-    if spec.is_exact:
-        return passages
-    return spec.shards * spec.lists + passages * min(_PROBED / max(spec.lists, 1), 1)
+    """Vectors with one query: every passage, or the centroids and what is in the lists that are probed.
+
+    None of a graph: what its search takes hardly grows, and is in its pace.
+    """
+    if not spec.lists:
+        return passages if spec.is_exact else 0
+    return spec.shards * spec.lists + passages * min(_PROBED / spec.lists, 1)
 
 
 def _searched(kind: str, recipe: Recipe, estimates: Mapping[str, Estimate]) -> int:

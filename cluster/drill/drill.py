@@ -242,6 +242,7 @@ def _small_disk(folder: Path) -> Iterator[str]:
         yield ""
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True, capture_output=True)  # noqa: S603, S607
+        folder.rmdir()
 
 
 @contextmanager

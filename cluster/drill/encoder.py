@@ -21,8 +21,8 @@ def write_encoder(folder: Path, dimension: int = 32) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     letters = string.ascii_lowercase + string.digits + ".,?:-"
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
-    (folder / "vocab.txt").write_text("\n".join(vocabulary))
-    BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=_TOKENS).save_pretrained(folder)
+    tokens = {token: number for number, token in enumerate(vocabulary)}
+    BertTokenizerFast(vocab=tokens, model_max_length=_TOKENS).save_pretrained(folder)
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(vocabulary),

@@ -29,7 +29,8 @@ import yaml
 from figures import show
 from llm_fanout import stub
 
-from cluster.capacity.calibration import Sample, calibrate
+from cluster.capacity.calibrate import calibrate
+from cluster.capacity.calibration import Sample
 from cluster.capacity.nodes import NodeType, NodeTypes
 from cluster.capacity.plan import plan_capacity
 from cluster.capacity.simulation import Chances

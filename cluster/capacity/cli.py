@@ -33,7 +33,8 @@ def calibrate(
 ) -> None:
     """Measure what one worker of each stage does here, on two samples of the corpus. Asks the recipe's LLM."""
     with readable_errors():
-        from cluster.capacity.calibration import Sample, calibrate
+        from cluster.capacity.calibrate import calibrate
+        from cluster.capacity.calibration import Sample
         from pipeline.progress_bar import Bars
         from pipeline.recipe import load_recipe
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from cluster.capacity.calibration import Calibration, Pace
-from cluster.capacity.nodes import NodeType, NodeTypes
+from cluster.capacity.nodes import NodeTypes
 from cluster.capacity.simulation import Chances, Job, play
-from cluster.capacity.work import Work, foreseen, work_of
+from cluster.capacity.speeds import seconds_of
+from cluster.capacity.work import Share, Work, foreseen, work_of
+from pipeline.errors import RayrieverError
 from pipeline.llm.pricing import cost
 from pipeline.recipe import Recipe
 from pipeline.stage import Estimate
@@ -101,20 +103,21 @@ def plan_capacity(
     """
     chances = chances or Chances()
     estimates = foreseen(recipe, passages)
+    prices = {each.name: each.price for each in nodes.types}
     stages: list[StagePlan] = []
     jobs: list[Job] = []
     rough, unmeasured = [], [_OWN_TABLES] if recipe.distill.datasets else []
     for work in (each for each in work_of(recipe, estimates) if each.amount):
-        if (pace := calibration.pace(work)) is None:
-            unmeasured.append(f"{work.stage} ({work.unit})")
+        pace = calibration.pace(work)
+        if pace is None or (others := calibration.other_values(work.stage, recipe)):
+            measured_with = "" if pace is None else f", measured with other values of {', '.join(others)}"
+            unmeasured.append(f"{work.stage} ({work.unit}{measured_with})")
             continue
         if pace.is_rough:
             rough.append(work.stage)
-        node = nodes.cheapest_for(work.stage, work.demand, work.workers)
-        made = _jobs(work, pace, node, calibration.products_per_s)
+        made = [_job(work, share, pace, nodes, calibration.speeds) for share in work.shares]
         jobs += made
-        stages.append(_stage_plan(work, made, node, estimates[work.stage]))
-    prices = {each.name: each.price for each in nodes.types}
+        stages.append(_stage_plan(work, made, prices, estimates[work.stage]))
     priced = all(each.money is not None for each in stages)
     played = [play(jobs, chances, seed + number) for number in range(_PLAYED)]
     return CapacityPlan(
@@ -137,44 +140,50 @@ def plan_capacity(
     )
 
 
-def _jobs(work: Work, pace: Pace, node: NodeType, products_per_s: float) -> list[Job]:
-    """What the workers share; before it, what a task does alone with all cores of its node."""
-    per_node = min(node.room_for(work.demand), work.workers)
-    workers = min(work.workers, node.most * per_node)
-    seconds = pace.worker_s_per_unit * work.amount + work.products / products_per_s
-    seconds = max(seconds, work.least_s * workers)
-    shared = Job(
+def _job(work: Work, share: Share, pace: Pace, nodes: NodeTypes, speeds: Mapping[str, float]) -> Job:
+    """A share of the work on the nodes of one kind. What the stage costs once goes with what is at its pace."""
+    places = share.workers * share.parts  # what nodes have room for is a part of a worker
+    node = nodes.cheapest_for(work.stage, share.demand, places)
+    per_node = min(node.room_for(share.demand), places)
+    places = min(places, node.most * per_node) // share.parts * share.parts
+    if not places:
+        raise RayrieverError(
+            f"{work.stage}: {node.most} nodes of type {node.name} do not hold one worker of {share.parts} parts with "
+            f"{share.demand} each."
+        )
+    seconds = pace.worker_s_per_unit * share.amount * share.parts + seconds_of(share.computed, speeds)
+    if share.has_node:
+        seconds /= max(node.resources.get("CPU", 1.0), 1.0)
+    return Job(
         node.name,
         node.is_spot,
-        seconds,
-        pace.overhead_s,
-        workers,
-        per_node,
-        work.slices,
-        work.together,
+        max(seconds, share.least_s * places),
+        pace.overhead_s if share.amount else 0.0,
+        places,
+        1 if share.has_node else per_node,
+        share.slices,
+        share.together,
         node.idle_s,
     )
-    if not work.first_products:
-        return [shared]
-    alone = work.first_products / products_per_s / max(node.resources.get("CPU", 1.0), 1.0)
-    return [replace(shared, work_s=alone, overhead_s=0.0, workers=1, workers_per_node=1, slices=1), shared]
 
 
-def _stage_plan(work: Work, jobs: Sequence[Job], node: NodeType, estimate: Estimate) -> StagePlan:
-    shared = jobs[-1]
-    hours = [job.seconds / 3600 for job in jobs]
-    node_hours = sum(each * job.nodes for each, job in zip(hours, jobs, strict=True))
-    per_node = min(shared.workers, shared.workers_per_node)
+def _stage_plan(work: Work, jobs: Sequence[Job], prices: Mapping[str, float | None], estimate: Estimate) -> StagePlan:
+    """Its sums, and the workers and nodes of the share that takes the longest."""
+    longest = max(jobs, key=lambda job: job.seconds)
+    per_node = min(longest.workers, longest.workers_per_node)
+    money = [
+        None if (price := prices[job.node_type]) is None else job.seconds / 3600 * job.nodes * price for job in jobs
+    ]
     return StagePlan(
         stage=work.stage,
         unit=work.unit,
         amount=work.amount,
-        per_node_s=work.amount / shared.work_s * per_node if shared.work_s else 0.0,
-        node_type=shared.node_type,
-        workers=shared.workers,
-        nodes=shared.nodes,
-        hours=sum(hours),
-        money=None if node.price is None else node_hours * node.price,
+        per_node_s=work.amount / longest.work_s * per_node if longest.work_s else 0.0,
+        node_type=longest.node_type,
+        workers=longest.workers,
+        nodes=longest.nodes,
+        hours=sum(job.seconds for job in jobs) / 3600,
+        money=None if None in money else sum(each or 0.0 for each in money),
         storage_gb=estimate.disk_bytes / 1e9,
     )
 

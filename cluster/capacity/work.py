@@ -2,22 +2,52 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from cluster.capacity.speeds import COMPARED, LISTED, PROBED, WEIGHED
 from pipeline.index.build import CPUS_PER_BUILDER
 from pipeline.index.kinds import ROWS_PER_CENTROID, Spec, choose
+from pipeline.llm.engines import api
 from pipeline.placement import Demand
 from pipeline.recipe import ActorsSection, PlacementSection, Recipe, TrainingSection
 from pipeline.runner import plan
 from pipeline.stage import Estimate
 from pipeline.workspace import Workspace
 
+BY_LLM = ("queries", "synthesis", "preferences", "permutations")
+SEARCHING = ("mine", "teach", "candidates", "evaluate")  # without an LLM
 _USUAL_DIMENSION = 384
 _ROUNDS = 10  # of k-means, as Faiss has it for lists
-_PROBED = 32  # lists, about, for a recall of 0.95; each shard has its part of each
 _ROUND = re.compile(r"_round_\d+$")
+
+
+@dataclass(frozen=True)
+class Share:
+    """What some workers of a stage do side by side; the stage's shares follow each other.
+
+    Args:
+        demand: of each worker.
+        amount: in units of the stage, at its pace.
+        computed: what comes on top, by name as in `speeds`, as a sample has too little of it to tell.
+        slices: pieces that it comes in; more workers than pieces are of no use. None: as small as one likes.
+        together: workers are gone when one of them is (training).
+        has_node: one worker has all cores of a node.
+        parts: of each worker, on nodes of their own where need be; the demand is of one part.
+        least_s: that it takes however many share it.
+    """
+
+    workers: int
+    demand: Demand
+    amount: float = 0.0
+    computed: Mapping[str, float] = field(default_factory=dict)
+    slices: int | None = None
+    together: bool = False
+    has_node: bool = False
+    parts: int = 1
+    least_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -26,24 +56,12 @@ class Work:
 
     Args:
         unit: what its time grows with. A pace holds for the same unit alone, which so also names the kind of index.
-        slices: pieces that it comes in; more workers than pieces are of no use. None: as small as one likes.
-        workers: that share it. They are gone when one of them is where `together` (training).
-        demand: of each worker.
-        products: multiplications of vectors' components that come on top and are shared: in a sample there are too few
-            vectors, and lists, to tell. Those of `first_products` are done before, on one node.
-        least_s: that it takes however many share it.
     """
 
     stage: str
     unit: str
     amount: float
-    workers: int
-    demand: Demand
-    slices: int | None = None
-    together: bool = False
-    products: float = 0.0
-    first_products: float = 0.0
-    least_s: float = 0.0
+    shares: tuple[Share, ...]
 
 
 def foreseen(recipe: Recipe, passages: int | None = None) -> dict[str, Estimate]:
@@ -76,60 +94,104 @@ def work_of(recipe: Recipe, estimates: Mapping[str, Estimate]) -> list[Work]:
     return [_work(name, recipe, estimates) for name in estimates]
 
 
+def kind_of(stage: str) -> str:
+    """The stage without the number of its round."""
+    return _ROUND.sub("", stage)
+
+
 def _work(stage: str, recipe: Recipe, estimates: Mapping[str, Estimate]) -> Work:
     passages, rows, kind = estimates["corpus"].rows, estimates[stage].rows, kind_of(stage)
-    if kind in ("queries", "synthesis", "preferences", "permutations"):
-        return _by_llm(stage, recipe, estimates[stage])
+    if kind in BY_LLM:
+        return _by_llm(stage, recipe, estimates)
     if kind in ("distill", "align", "rerank"):
         return _training(stage, kind, recipe, estimates)
     if kind.startswith("encode_"):
-        return _by_actors(stage, "passages", passages, recipe, recipe.encoder)
+        return _work_of("passages", stage, passages, _by_actors(recipe, recipe.encoder))
     if kind == "sparse":
         assert recipe.sparse is not None, "there is no such stage without the section"
-        return _by_actors(stage, "passages", passages, recipe, recipe.sparse)
-    if kind == "evaluate_reranker" or _scores(kind, recipe):
-        return _by_actors(stage, "pairs", rows, recipe, recipe.scorer)
-    dimension = _dimension(estimates, passages)
-    spec = choose(recipe.index, max(passages, 1), dimension).spec
-    index = _demand(recipe, recipe.index.placement, CPUS_PER_BUILDER, recipe.index.gpus)
+        return _work_of("passages", stage, passages, _by_actors(recipe, recipe.sparse))
+    if kind == "evaluate_reranker":
+        return _work_of("pairs", stage, rows, _by_actors(recipe, recipe.scorer))
+    if kind in ("corpus", "words"):
+        shards = 1 if kind == "corpus" else _word_shards(recipe, passages)
+        return _work_of("passages", stage, passages, Share(shards, _on_any(recipe), slices=shards))
+    spec = _spec(recipe, estimates)
     if kind.startswith("index_"):
-        first, then = _products(spec, passages)
-        unit = f"{spec.kind}: passages"
-        return Work(stage, unit, passages, spec.shards, index, spec.shards, products=then, first_products=first)
-    on_any = _demand(recipe, PlacementSection(), 1)
-    if kind == "words":
-        shards = max(1, -(-passages // recipe.lexical.shard_passages))
-        return Work(stage, "passages", passages, shards, on_any, shards)
-    if kind == "corpus":
-        return Work(stage, "passages", passages, 1, on_any)
-    searched = _searched(kind, recipe, estimates)
-    products = searched * _compared(spec, passages) * dimension
-    return Work(stage, f"{spec.kind}: queries", searched, spec.shards, index, products=products)
+        return _built(stage, spec, passages, recipe)
+    searching = _searching(kind, recipe, estimates)
+    if _scores(kind, recipe):
+        return _work_of("pairs", stage, rows, _by_actors(recipe, recipe.scorer), *searching)
+    # Queries are encoded, and hits of all shards put together, by actors of a dataset or by the run itself
+    finds = _by_actors(recipe, recipe.encoder) if kind in ("mine", "candidates") else Share(1, _on_any(recipe))
+    return _work_of(f"{spec.kind}: queries", stage, _searched(kind, recipe, estimates), finds, *searching)
 
 
-def _products(spec: Spec, passages: int) -> tuple[float, float]:
-    """Of k-means, in whose rounds a sample is compared with all centroids, and of each passage with them."""
+def _work_of(unit: str, stage: str, amount: float, paced: Share, *others: Share) -> Work:
+    return Work(stage, unit, amount, (replace(paced, amount=amount), *others))
+
+
+def _built(stage: str, spec: Spec, passages: int, recipe: Recipe) -> Work:
+    """An index; one of lists needs k-means, in whose rounds a sample of the vectors is compared with all centroids."""
+    shards = Share(spec.shards, _of_index(recipe), slices=spec.shards)
+    unit = f"{spec.kind}: passages"
+    if not spec.lists:
+        return _work_of(unit, stage, passages, shards)
     sample = min(spec.lists * ROWS_PER_CENTROID, passages)
-    return _ROUNDS * sample * spec.lists * spec.dimension, passages * spec.lists * spec.dimension
+    trained, listed = (count * spec.lists * spec.dimension for count in (_ROUNDS * sample, passages))
+    first = Share(1, shards.demand, computed={COMPARED: trained}, has_node=True)
+    return Work(stage, unit, passages, (first, replace(shards, amount=passages, computed={COMPARED: listed})))
 
 
-def _compared(spec: Spec, passages: int) -> float:
-    """Vectors with one query: every passage, or the centroids and what is in the lists that are probed.
+def _searching(kind: str, recipe: Recipe, estimates: Mapping[str, Estimate]) -> list[Share]:
+    """What shards do, of vectors and of words, for all that the stage looks for."""
+    passages, queries = estimates["corpus"].rows, _searched(kind, recipe, estimates)
+    candidates, preferences = recipe.candidates, recipe.preferences
+    sources = {
+        "queries": ("bm25",),
+        "mine": ("dense",),
+        "teach": ("bm25", "dense"),
+        "preferences": ("dense",) if preferences is not None and preferences.path is None else (),
+        "candidates": candidates.sources if candidates is not None else (),
+        "evaluate": ("bm25", *("dense" for name in estimates if name.startswith("index_"))),
+    }.get(kind, ())
+    shares: list[Share] = []
+    if not queries:
+        return shares
+    if dense := sources.count("dense"):
+        spec = _spec(recipe, estimates)
+        computed = {name: dense * queries * count for name, count in _seen_by_query(spec, passages).items()}
+        shares.append(Share(spec.shards, _of_index(recipe), computed=computed))
+    if "bm25" in sources:
+        computed = {WEIGHED: queries * passages}
+        shares.append(Share(_word_shards(recipe, passages), _on_any(recipe), computed=computed))
+    return shares
+
+
+def _seen_by_query(spec: Spec, passages: int) -> dict[str, float]:
+    """Numbers of vectors that one query is compared with: every passage's, or centroids and what is in probed lists.
 
     None of a graph: what its search takes hardly grows, and is in its pace.
     """
+    if spec.is_exact:
+        return {COMPARED: passages * spec.dimension}
     if not spec.lists:
-        return passages if spec.is_exact else 0
-    return spec.shards * spec.lists + passages * min(_PROBED / spec.lists, 1)
+        return {}
+    centroids, listed = spec.shards * spec.lists, passages * min(PROBED / spec.lists, 1)
+    return {COMPARED: centroids * spec.dimension, LISTED[spec.kind]: listed * spec.dimension}
 
 
 def _searched(kind: str, recipe: Recipe, estimates: Mapping[str, Estimate]) -> int:
     """Queries, and what else is looked for."""
+    queries = estimates["queries"].rows
+    if kind == "queries":
+        return estimates[kind].llm_requests
     if kind == "teach":
         return estimates[kind].rows
     if kind == "candidates" and recipe.candidates is not None:
         return estimates[kind].rows // recipe.candidates.list_size
-    return estimates["queries"].rows
+    if kind == "preferences" and recipe.preferences is not None:
+        return min(queries, recipe.preferences.max_queries or queries)
+    return queries
 
 
 def _scores(kind: str, recipe: Recipe) -> bool:
@@ -147,31 +209,37 @@ def _training(stage: str, kind: str, recipe: Recipe, estimates: Mapping[str, Est
     else:
         rows = estimates[stage.replace(kind, "preferences" if kind == "align" else "permutations")].rows
     demand = _demand(recipe, section.placement, section.cpus_per_worker, float(section.use_gpu))
-    return Work(stage, "rows", rows * section.epochs, section.workers, demand, together=True)
+    return _work_of("rows", stage, rows * section.epochs, Share(section.workers, demand, together=True))
 
 
-def kind_of(stage: str) -> str:
-    """The stage without the number of its round."""
-    return _ROUND.sub("", stage)
-
-
-def _by_llm(stage: str, recipe: Recipe, estimate: Estimate) -> Work:
+def _by_llm(stage: str, recipe: Recipe, estimates: Mapping[str, Estimate]) -> Work:
     """By requests, whose number and tokens per minute may be limited; by rows where the LLM is asked nothing."""
+    llm, estimate = recipe.llm, estimates[stage]
+    cpus, gpus = api.share(llm) if llm.engine == "openai" else (llm.cpus_per_actor, llm.gpus_per_actor)
+    demand = _demand(recipe, llm.placement, cpus / llm.parts, gpus / llm.parts)
+    share, searching = Share(llm.actors, demand, parts=llm.parts), _searching(kind_of(stage), recipe, estimates)
     if not estimate.llm_requests:
-        return _by_actors(stage, "rows", estimate.rows, recipe, recipe.llm)
-    llm, tokens = recipe.llm, estimate.llm_tokens_in + estimate.llm_tokens_out
+        return _work_of("rows", stage, estimate.rows, share, *searching)
+    tokens = estimate.llm_tokens_in + estimate.llm_tokens_out
     minutes = [
         amount / limit
         for amount, limit in ((estimate.llm_requests, llm.requests_per_minute), (tokens, llm.tokens_per_minute))
         if limit is not None
     ]
-    work = _by_actors(stage, "requests", estimate.llm_requests, recipe, llm)
-    return replace(work, least_s=60 * max(minutes, default=0.0))
+    limited = replace(share, least_s=60 * max(minutes, default=0.0))
+    return _work_of("requests", stage, estimate.llm_requests, limited, *searching)
 
 
-def _by_actors(stage: str, unit: str, amount: float, recipe: Recipe, section: ActorsSection) -> Work:
-    demand = _demand(recipe, section.placement, section.cpus_per_actor, section.gpus_per_actor)
-    return Work(stage, unit, amount, section.actors, demand)
+def _by_actors(recipe: Recipe, section: ActorsSection) -> Share:
+    return Share(section.actors, _demand(recipe, section.placement, section.cpus_per_actor, section.gpus_per_actor))
+
+
+def _of_index(recipe: Recipe) -> Demand:
+    return _demand(recipe, recipe.index.placement, CPUS_PER_BUILDER, recipe.index.gpus)
+
+
+def _on_any(recipe: Recipe) -> Demand:
+    return _demand(recipe, PlacementSection(), 1)
 
 
 def _demand(recipe: Recipe, placement: PlacementSection, cpus: float, gpus: float = 0.0) -> Demand:
@@ -179,6 +247,11 @@ def _demand(recipe: Recipe, placement: PlacementSection, cpus: float, gpus: floa
     return Demand(cpus, gpus, int(placement.memory_gb * 1e9), placement.accelerator_type, labels)
 
 
-def _dimension(estimates: Mapping[str, Estimate], passages: int) -> int:
-    encoded = estimates.get("encode_base")
-    return encoded.disk_bytes // (4 * passages) if encoded is not None and passages else _USUAL_DIMENSION
+def _spec(recipe: Recipe, estimates: Mapping[str, Estimate]) -> Spec:
+    passages, encoded = max(estimates["corpus"].rows, 1), estimates.get("encode_base")
+    dimension = encoded.disk_bytes // (4 * passages) if encoded is not None else 0
+    return choose(recipe.index, passages, dimension or _USUAL_DIMENSION).spec
+
+
+def _word_shards(recipe: Recipe, passages: int) -> int:
+    return max(1, math.ceil(passages / recipe.lexical.shard_passages))

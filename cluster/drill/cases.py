@@ -63,7 +63,7 @@ class Scene:
             time.sleep(_POLL_S)
 
     def wait_until_well_under_way(self) -> Node:
-        """Until something would be lost: answers that are stored, a checkpoint, workers that have just begun.
+        """Until answers are stored, a training has a checkpoint, or, in other stages, workers have begun.
 
         Returns the node, not the head, on which the stage's actors, tasks or workers of a training are.
         """
@@ -217,16 +217,20 @@ def happening(case: Case, scene: Scene) -> Iterator[None]:
 
 
 _WITH_WORKERS = (
+    "words",
     "queries",
     "synthesis",
     "encode_base",
     "index_base",
     "mine",
+    "teach",
     "distill",
     "encode_tuned",
     "index_tuned",
     "preferences",
     "align",
+    "encode_aligned",
+    "index_aligned",
     "candidates",
     "permutations",
     "rerank",

@@ -30,6 +30,7 @@ from pipeline.workspace import Artifact, Workspace
 
 _UPLOADING = ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging")
 _RUN_WITHIN_S = 600.0
+_STOPS_WITHIN_S = 60.0
 _DISK_MB = 24
 _NODES = (2, 2)  # logical CPUs
 
@@ -135,14 +136,23 @@ class Drill:
             try:
                 self._copy(self._quiet, workspace, self._before(case.stage))
                 outcome = self._perform(case, workspace, outcome)
-            except RayrieverError as error:
+            except (RayrieverError, OSError) as error:
                 outcome = replace(outcome, failed=str(error))
-                for job in self._jobs.all():
-                    if job.status not in ENDED:
-                        self._jobs.stop(job.id)
-            if not outcome.passed:
-                self._keep(case, workspace)
+            # What follows must not lose what is known of this case, nor of those before
+            try:
+                self._stop_all()
+                if not outcome.passed:
+                    self._keep(case, workspace)
+            except (RayrieverError, OSError) as error:
+                outcome = replace(outcome, failed=f"{outcome.failed} It was not cleared away: {error}".strip())
             return outcome
+
+    def _stop_all(self) -> None:
+        """A run that goes on would share the nodes with the next case's, and write what is being copied."""
+        for job in self._jobs.all():
+            if job.status not in ENDED:
+                self._jobs.stop(job.id)
+                self._jobs.wait(job.id, _STOPS_WITHIN_S)
 
     def _perform(self, case: Case, workspace: str, outcome: Outcome) -> Outcome:
         self._writer.answered.clear()

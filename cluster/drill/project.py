@@ -62,6 +62,7 @@ def _recipe(url: str) -> dict[str, Any]:
         "encoder": {"model": encoder, "cpus_per_actor": 1},
         "index": {"shards": 2},
         "negatives": {},
+        "teacher": {"top_k": 10},
         "distill": {"epochs": 2, "datasets": [{"path": "table.jsonl"}], "dev_passages": 40, **training},
         "preferences": {"max_queries": 16},
         "align": {"epochs": 1, **training},

@@ -10,15 +10,18 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cluster.capacity.calibration import Calibration, Pace, Sample, _pace, calibrate
+from cluster.capacity.calibrate import calibrate, pace_of
+from cluster.capacity.calibration import Calibration, Pace, Sample, deciding_values
 from cluster.capacity.nodes import NodeType, NodeTypes, prices_of, read_node_types
-from cluster.capacity.plan import plan_capacity
+from cluster.capacity.plan import CapacityPlan, plan_capacity
+from cluster.capacity.sample import recipe_of_sample
 from cluster.capacity.simulation import Chances, Job, play
-from cluster.capacity.work import Work
+from cluster.capacity.speeds import COMPARED, LISTED, WEIGHED, speeds_of_core
+from cluster.capacity.work import Share, Work, foreseen, work_of
 from pipeline.cli import app
 from pipeline.errors import RayrieverError
 from pipeline.placement import NODE_GROUP, Demand
-from pipeline.recipe import Recipe
+from pipeline.recipe import LexicalSection, Recipe
 from tests.small_run import Recorder, recipe_values, small_recipe, write_corpus, write_like_a_model
 
 NO_CHANCE = Chances(boot_s=0, losses_per_hour=0, straggling=0)
@@ -42,7 +45,8 @@ PACES = Calibration(
         "mine": Pace("flat: queries", 1, 1e-3),
     },
     (Sample(1000, 16),),
-    products_per_s=1e10,
+    speeds={COMPARED: 1e10, **dict.fromkeys(LISTED.values(), 1e9), WEIGHED: 1e8},
+    values={},
 )
 
 
@@ -123,8 +127,13 @@ def recipe(folder: Path, **sections: Any) -> Recipe:
     return Recipe.model_validate(values)
 
 
+def planned(recipe: Recipe, nodes: NodeTypes, paces: Calibration = PACES, passages: int | None = None) -> CapacityPlan:
+    """With paces that were measured with this recipe."""
+    return plan_capacity(recipe, nodes, replace(paces, values=deciding_values(recipe)), passages)
+
+
 def test_nodes_hours_and_money_follow_from_the_paces(tmp_path: Path):
-    found = plan_capacity(recipe(tmp_path), NODES, PACES, passages=100_000)
+    found = planned(recipe(tmp_path), NODES, passages=100_000)
     stages = {each.stage: each for each in found.stages}
     encode = stages["encode_base"]
     assert (encode.amount, encode.workers, encode.nodes, encode.node_type) == (100_000, 8, 2, "cpu")
@@ -134,35 +143,35 @@ def test_nodes_hours_and_money_follow_from_the_paces(tmp_path: Path):
     assert found.hours == pytest.approx(sum(each.hours for each in found.stages))
     assert found.hours_spread.low <= found.hours_spread.middle <= found.hours_spread.high
     assert found.hours < found.hours_spread.middle, "nodes take time to start"
-    larger = plan_capacity(recipe(tmp_path), NODES, PACES, passages=10_000_000)
+    larger = planned(recipe(tmp_path), NODES, passages=10_000_000)
     hours = {each.stage: each.hours for each in larger.stages}["encode_base"]
     assert hours == pytest.approx((10 + 10_000_000 * 0.01 / 8) / 3600)
 
 
 def test_no_more_workers_are_reckoned_with_than_the_nodes_hold(tmp_path: Path):
     many = recipe(tmp_path, encoder={"actors": 100})
-    encode = {each.stage: each for each in plan_capacity(many, ONLY_CPU, PACES, 10_000).stages}["encode_base"]
+    encode = {each.stage: each for each in planned(many, ONLY_CPU, passages=10_000).stages}["encode_base"]
     assert (encode.workers, encode.nodes) == (12, 3)
 
 
 def test_work_goes_where_its_placement_says_or_nowhere(tmp_path: Path):
     placed = recipe(tmp_path, encoder={"placement": {"labels": {NODE_GROUP: "gpu"}}})
-    stages = {each.stage: each.node_type for each in plan_capacity(placed, NODES, PACES).stages}
+    stages = {each.stage: each.node_type for each in planned(placed, NODES).stages}
     assert (stages["encode_base"], stages["distill"]) == ("gpu", "cpu")
     with pytest.raises(RayrieverError, match=r"encode_base: none of the node types cpu holds a worker of 1 CPUs"):
-        plan_capacity(placed, ONLY_CPU, PACES)
+        planned(placed, ONLY_CPU)
 
 
 def test_money_of_an_llm_behind_an_api_is_told_apart(tmp_path: Path):
-    assert plan_capacity(recipe(tmp_path), ONLY_CPU, PACES).llm_money is None
+    assert planned(recipe(tmp_path), ONLY_CPU).llm_money is None
     priced = recipe(tmp_path, llm={"price": {"input": 1.0, "output": 2.0}})
-    money = plan_capacity(priced, ONLY_CPU, PACES).llm_money
+    money = planned(priced, ONLY_CPU).llm_money
     assert money is not None and 0 < money < 1
 
 
 def test_a_pace_of_one_kind_of_index_is_not_taken_for_another(tmp_path: Path):
     """Exact search of the sample says nothing of the lists that a large corpus gets."""
-    large = plan_capacity(recipe(tmp_path), NODES, PACES, 10_000_000)
+    large = planned(recipe(tmp_path), NODES, passages=10_000_000)
     assert "index_base (ivf_pq: passages)" in large.unmeasured
 
 
@@ -171,31 +180,122 @@ def test_an_index_of_lists_is_reckoned_by_what_is_multiplied(tmp_path: Path):
     rows, lists, dimension = 10_000_000, 8192, 384
     paces = replace(PACES, paces={**PACES.paces, "index_base": Pace("ivf_pq: passages", 1, 0)})
     named = recipe(tmp_path, index={"kind": "ivf_pq", "lists": lists, "shards": 4})
-    index = {each.stage: each for each in plan_capacity(named, ONLY_CPU, paces, rows).stages}["index_base"]
+    index = {each.stage: each for each in planned(named, ONLY_CPU, paces, rows).stages}["index_base"]
     assigned, trained = rows * lists * dimension / 1e10, 10 * 64 * lists * lists * dimension / 1e10
     assert index.hours * 3600 == pytest.approx(1 + assigned / 4 + trained / 4), "four shards; four cores of one node"
     assert (index.workers, index.nodes) == (4, 1)
 
 
+def computed_of(shares: tuple[Share, ...], name: str) -> float:
+    return sum(share.computed.get(name, 0.0) for share in shares)
+
+
+def test_what_is_searched_grows_with_the_passages_that_a_query_is_compared_with(tmp_path: Path):
+    """Measured on a thousand passages, BM25 and exact search of a million look as if they took nothing."""
+    named = recipe(tmp_path, index={"kind": "flat", "shards": 4}, negatives={}, lexical={"shard_passages": 100_000})
+    works = {each.stage: each for each in work_of(named, foreseen(named, 1_000_000))}
+    queries = works["mine"].amount
+    encoding, shards = works["mine"].shares
+    assert (encoding.amount, encoding.workers) == (queries, 8), "by the encoder's actors, not by shards"
+    assert (shards.workers, shards.computed) == (4, {COMPARED: queries * 1_000_000 * 384})
+    evaluate = works["evaluate"].shares
+    assert [share.workers for share in evaluate] == [1, 4, 10], "the run itself, shards of vectors, shards of words"
+    assert computed_of(evaluate, COMPARED) == 2 * computed_of(works["mine"].shares, COMPARED), "base and tuned encoder"
+    assert computed_of(evaluate, WEIGHED) == queries * 1_000_000
+    assert computed_of(works["queries"].shares, WEIGHED) == works["queries"].amount * 1_000_000, "the round trip"
+
+
+def test_lists_that_are_probed_are_scanned_at_their_own_speed(tmp_path: Path):
+    """One by one, vectors are compared some seven times slower than in a product of matrices."""
+    named = recipe(tmp_path, index={"kind": "ivf_flat", "lists": 1024, "shards": 2}, negatives={})
+    mine = next(each for each in work_of(named, foreseen(named, 1_000_000)) if each.stage == "mine")
+    assert mine.shares[1].computed == {
+        COMPARED: mine.amount * 2 * 1024 * 384,
+        LISTED["ivf_flat"]: mine.amount * 1_000_000 / 32 * 384,
+    }
+
+
+def test_speeds_of_a_core_are_told_by_what_it_computes():
+    """Unmeasured, or all measured alike, lists would look as quick as products of matrices."""
+    found = speeds_of_core(["the boundary layer of a flat plate", "heat in a thin wing"], LexicalSection())
+    assert found.keys() == {COMPARED, *LISTED.values(), WEIGHED}
+    assert found[LISTED["ivf_flat"]] < found[COMPARED] and all(0 < speed < 1e15 for speed in found.values())
+    assert speeds_of_core(["?"], LexicalSection())[WEIGHED] > 0, "a corpus without words"
+
+
+@pytest.mark.parametrize(
+    ("section", "changed", "stages"),
+    [
+        ("encoder", {"max_tokens": 9}, {"encode_base", "encode_tuned", "distill"}),
+        ("llm", {"concurrency": 64}, {"queries", "synthesis"}),
+        ("distill", {"batch_size": 7}, {"distill"}),
+        ("encoder", {"actors": 3}, set()),
+        ("index", {"shards": 3}, set()),
+    ],
+)
+def test_a_pace_of_another_model_is_not_taken_for_this_one(
+    section: str, changed: dict[str, Any], stages: set[str], tmp_path: Path
+):
+    """The plan would be of the recipe that was measured, and nobody would see it."""
+    paces = replace(PACES, values=deciding_values(recipe(tmp_path)))
+    (key,) = changed
+    found = plan_capacity(recipe(tmp_path, **{section: changed}), NODES, paces, 10_000).unmeasured
+    told = {each.split()[0] for each in found if f"measured with other values of {section}.{key}" in each}
+    assert told >= stages and bool(told) == bool(stages), found
+
+
+def test_an_engine_on_several_nodes_is_planned_with_the_room_of_all_of_them(tmp_path: Path):
+    """No node holds four GPUs; each holds one part of an engine of four."""
+    engine = {"engine": "vllm", "model": "m", "engine_kwargs": {"tensor_parallel_size": 4}}
+    wide = recipe(tmp_path, llm={**engine, "gpus_per_actor": 4, "cpus_per_actor": 8, "actors": 2})
+    many = NodeTypes((CPU, replace(GPU, most=6)))
+    stage = {each.stage: each for each in planned(wide, many).stages}["synthesis"]
+    assert (stage.node_type, stage.nodes, stage.workers) == ("gpu", 4, 4), "six nodes hold one engine, not two"
+    assert stage.hours * 3600 == pytest.approx(5 + stage.amount * 0.5)
+    with pytest.raises(RayrieverError, match="2 nodes of type gpu do not hold one worker of 4 parts"):
+        planned(wide, NODES)
+
+
+def test_a_sample_asks_the_llm_where_the_recipe_does_and_has_nothing_recorded_of_the_whole(tmp_path: Path):
+    """Crops are never asked about: with given queries, synthesis would not be measured at all."""
+
+    def of_sample(**sections: Any) -> Recipe:
+        return recipe_of_sample(recipe(tmp_path, **sections), 12, "corpus.jsonl", str(tmp_path / "sample"))
+
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "what is a wing"}\n')
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nq\tp1\t1\n")
+    given = {"path": str(tmp_path), "generate": 0, "dev_share": 0, "test_share": 0}
+    asked = of_sample(queries={**given, "kinds": ["crop"]}).queries
+    assert asked.generate == 12 and {"question", "keywords"} <= set(asked.kinds)
+    assert asked.dev_share > 0 and asked.test_share > 0, "nothing would be evaluated"
+    assert of_sample(queries={"kinds": ["crop"]}, synthesis={"max_queries": 0}).queries.kinds == ("crop",)
+    recorded = {"path": str(tmp_path / "recorded.jsonl")}
+    (tmp_path / "recorded.jsonl").write_text('{"query_id": "q", "ranking": ["p1"]}\n')
+    found = of_sample(synthesis=recorded, preferences=recorded, align={}, permutations=recorded, rerank={})
+    assert (found.synthesis.path, found.synthesis.max_queries) == (None, 0)
+    assert (found.preferences, found.align, found.permutations, found.rerank) == (None, None, None, None)
+
+
 def test_limits_of_the_llm_hold_for_all_who_ask_it(tmp_path: Path):
     """Eight actors under sixty requests per minute are as fast as one."""
     free = recipe(tmp_path, llm={"actors": 8, "concurrency": 8})
-    stages = {each.stage: each for each in plan_capacity(free, NODES, PACES).stages}
+    stages = {each.stage: each for each in planned(free, NODES).stages}
     limited = recipe(tmp_path, llm={"actors": 8, "concurrency": 8, "requests_per_minute": 6})
-    slow = {each.stage: each for each in plan_capacity(limited, NODES, PACES).stages}["synthesis"]
+    slow = {each.stage: each for each in planned(limited, NODES).stages}["synthesis"]
     assert slow.hours * 3600 == pytest.approx(5 + slow.amount * 10) and stages["synthesis"].hours < slow.hours / 10
     tokens = recipe(tmp_path, llm={"actors": 8, "tokens_per_minute": 100})
-    assert {each.stage: each for each in plan_capacity(tokens, NODES, PACES).stages}["synthesis"].hours > slow.hours
+    assert {each.stage: each for each in planned(tokens, NODES).stages}["synthesis"].hours > slow.hours
 
 
 def test_a_stage_that_asks_no_llm_is_not_left_out(tmp_path: Path):
-    found = plan_capacity(recipe(tmp_path, queries={"kinds": ["crop"]}), NODES, PACES)
+    found = planned(recipe(tmp_path, queries={"kinds": ["crop"]}), NODES)
     assert "queries (rows)" in found.unmeasured
 
 
 def test_tables_of_the_user_s_own_are_said_to_be_in_no_sum(tmp_path: Path):
     (tmp_path / "own.jsonl").write_text('{"query": "a", "positives": ["b"]}\n')
-    found = plan_capacity(recipe(tmp_path, distill={"datasets": [{"path": str(tmp_path / "own.jsonl")}]}), NODES, PACES)
+    found = planned(recipe(tmp_path, distill={"datasets": [{"path": str(tmp_path / "own.jsonl")}]}), NODES)
     assert "distill (rows of distill.datasets)" in found.unmeasured
 
 
@@ -221,7 +321,7 @@ def test_work_goes_where_it_costs_least(demand: Demand, workers: int, cheapest: 
 
 
 def test_rounds_of_a_training_go_at_the_pace_of_one(tmp_path: Path):
-    found = plan_capacity(recipe(tmp_path, negatives={"rounds": 2}), NODES, PACES, 10_000)
+    found = planned(recipe(tmp_path, negatives={"rounds": 2}), NODES, passages=10_000)
     stages = {each.stage: each for each in found.stages}
     assert {"distill_round_1", "encode_tuned_round_1", "mine_round_1", "distill"} <= stages.keys()
     assert stages["distill_round_1"].hours == pytest.approx(stages["distill"].hours)
@@ -231,15 +331,15 @@ def test_memory_and_accelerators_decide_which_nodes_hold_a_worker(tmp_path: Path
     small = replace(CPU, resources={"CPU": 4.0, "memory": 16e9})
     large = replace(CPU, name="large", resources={"CPU": 4.0, "memory": 64e9}, price=2.0)
     heavy = recipe(tmp_path, encoder={"placement": {"memory_gb": 30}})
-    stages = plan_capacity(heavy, NodeTypes((small, large)), PACES, 10_000).stages
+    stages = planned(heavy, NodeTypes((small, large)), passages=10_000).stages
     encode = {each.stage: each for each in stages}["encode_base"]
     assert (encode.node_type, encode.nodes) == ("large", 3) and encode.workers == 6
     fast = recipe(tmp_path, encoder={"gpus_per_actor": 1, "placement": {"accelerator_type": "L40S"}})
     slow = replace(GPU, resources={**GPU.resources, "accelerator_type:T4": 1.0})
     with pytest.raises(RayrieverError, match="accelerator L40S"):
-        plan_capacity(fast, NodeTypes((CPU, slow)), PACES, 10_000)
+        planned(fast, NodeTypes((CPU, slow)), passages=10_000)
     quick = replace(GPU, resources={**GPU.resources, "accelerator_type:L40S": 1.0})
-    plan_capacity(fast, NodeTypes((CPU, quick)), PACES, 10_000)
+    planned(fast, NodeTypes((CPU, quick)), passages=10_000)
 
 
 def test_what_a_cluster_file_leaves_to_ray_is_no_reason_to_refuse(tmp_path: Path):
@@ -247,7 +347,7 @@ def test_what_a_cluster_file_leaves_to_ray_is_no_reason_to_refuse(tmp_path: Path
     nodes = read_node_types(Path(__file__).parents[2] / "ray_cluster.yaml", {})
     placement = {"memory_gb": 30, "accelerator_type": "L40S"}
     fast = recipe(tmp_path, encoder={"gpus_per_actor": 1, "placement": placement})
-    encode = {each.stage: each for each in plan_capacity(fast, nodes, PACES, 10_000).stages}["encode_base"]
+    encode = {each.stage: each for each in planned(fast, nodes, passages=10_000).stages}["encode_base"]
     assert encode.node_type in ("llm-gpu", "train-gpu")
 
 
@@ -262,7 +362,7 @@ def test_what_a_cluster_file_leaves_to_ray_is_no_reason_to_refuse(tmp_path: Path
 )
 def test_noise_is_not_taken_for_work(points: tuple[tuple[float, float], ...], pace: Pace | None):
     """All of its seconds counted as work, a stage that takes 20 s to start would take years for a billion passages."""
-    found = _pace([(Work("encode_base", "passages", amount, 1, Demand()), seconds) for amount, seconds in points])
+    found = pace_of([(Work("encode_base", "passages", amount, ()), seconds) for amount, seconds in points])
     if found is None or pace is None:
         assert found is pace
         return
@@ -302,6 +402,7 @@ def test_what_is_measured_can_be_planned_with(tmp_path: Path, tiny_encoder: Path
     assert {"corpus", "words", "queries", "synthesis", "encode_base", "index_base", "distill", "evaluate"} <= set(
         found.paces
     )
+    assert {found.paces[name].unit for name in ("queries", "synthesis")} == {"requests"}
     assert all(pace.worker_s_per_unit > 0 and math.isfinite(pace.overhead_s) for pace in found.paces.values())
     assert not list((tmp_path / "workspace").glob("calibration-*"))
     path = tmp_path / "calibration.json"
@@ -315,6 +416,7 @@ def test_what_is_measured_can_be_planned_with(tmp_path: Path, tiny_encoder: Path
     done = CliRunner().invoke(app, ["plan", str(tmp_path / "recipe.yaml"), *options, *sizes, "--json"])
     assert done.exit_code == 0, done.output
     small_plan, large_plan = json.loads(done.stdout)
+    assert not [each for each in small_plan["unmeasured"] if not each.startswith(("index_", "evaluate", "mine"))]
     assert small_plan["passages"] == 1_000_000 and small_plan["hours_spread"]["high"] > small_plan["hours"]
     encode = [next(s for s in each["stages"] if s["stage"] == "encode_base") for each in (small_plan, large_plan)]
     assert encode[1]["hours"] > 1000 * encode[0]["hours"] > 0

@@ -180,6 +180,7 @@ def predict(arguments: argparse.Namespace) -> dict[str, Any]:
         for each in plan.stages
     }
     spread = plan.hours_spread
+    assert spread is not None, "no node is lost here"
     return {
         "passages": arguments.passages,
         "stages": stages,

@@ -94,6 +94,9 @@ def show_capacity(
             f"Too quick in the samples to be measured, reckoned with the most that they may take: {', '.join(rough)}."
         )
         err.print(told, highlight=False)
+    for stage in sorted({stage for each in plans for stage in each.endless}):
+        told = f"{stage}: its pieces take longer than spot nodes last, so that the run would hardly end. Raise "
+        err.print(f"{told}index.shards (or lower index.shard_mb), or give it nodes that stay.", highlight=False)
     for stage in sorted({stage for each in plans for stage in each.unmeasured}):
         err.print(f"Not in the calibration, and in no sum: {stage}.", highlight=False)
 

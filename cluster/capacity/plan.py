@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.capacity.calibration import Calibration, Pace
 from cluster.capacity.nodes import NodeTypes
-from cluster.capacity.simulation import Chances, Job, play
+from cluster.capacity.simulation import Chances, Job, Played, play
 from cluster.capacity.speeds import seconds_of
 from cluster.capacity.work import Share, Work, foreseen, work_of
 from pipeline.errors import RayrieverError
@@ -52,7 +52,10 @@ class Spread:
     high: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
+    def of(cls, values: Sequence[float]) -> Spread | None:
+        """None of no run."""
+        if not values:
+            return None
         tenths = statistics.quantiles(values, n=10, method="inclusive")
         return cls(*(round(each, 3) for each in (tenths[0], tenths[4], tenths[8])))
 
@@ -66,21 +69,24 @@ class CapacityPlan:
         rough: stages that are reckoned with the most that they may take, as the samples were too small to measure them.
         hours, nodes_money: sums of the stages.
         llm_money: by llm.price; None where that is not known, or the LLM runs on nodes of the cluster.
-        hours_spread, money_spread: of runs that were played through, with nodes that start, idle and are lost.
+        endless: stages in pieces that take longer than spot nodes last, so that the run would hardly end.
+        hours_spread, money_spread, losses: of runs that were played through, with nodes that start, idle and are lost;
+            None where a stage is endless.
     """
 
     passages: int
     stages: tuple[StagePlan, ...]
     unmeasured: tuple[str, ...]
     rough: tuple[str, ...]
+    endless: tuple[str, ...]
     hours: float
     nodes_money: float | None
     llm_money: float | None
     storage_gb: float
     bottleneck: str
-    hours_spread: Spread
+    hours_spread: Spread | None
     money_spread: Spread | None
-    losses: Spread
+    losses: Spread | None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -106,7 +112,8 @@ def plan_capacity(
     prices = {each.name: each.price for each in nodes.types}
     stages: list[StagePlan] = []
     jobs: list[Job] = []
-    rough, unmeasured = [], [_OWN_TABLES] if recipe.distill.datasets else []
+    rough, endless = [], []
+    unmeasured = [_OWN_TABLES] if recipe.distill.datasets else []
     for work in (each for each in work_of(recipe, estimates) if each.amount):
         pace = calibration.pace(work)
         if pace is None or (others := calibration.other_values(work.stage, recipe)):
@@ -117,25 +124,24 @@ def plan_capacity(
             rough.append(work.stage)
         made = [_job(work, share, pace, nodes, calibration.speeds) for share in work.shares]
         jobs += made
+        if not all(job.ends(chances) for job in made):
+            endless.append(work.stage)
         stages.append(_stage_plan(work, made, prices, estimates[work.stage]))
     priced = all(each.money is not None for each in stages)
-    played = [play(jobs, chances, seed + number) for number in range(_PLAYED)]
+    played = [] if endless else [play(jobs, chances, seed + number) for number in range(_PLAYED)]
     return CapacityPlan(
         passages=estimates["corpus"].rows,
         stages=tuple(stages),
         unmeasured=tuple(unmeasured),
         rough=tuple(rough),
+        endless=tuple(endless),
         hours=sum(each.hours for each in stages),
         nodes_money=sum(each.money or 0.0 for each in stages) if priced else None,
         llm_money=_llm_money(recipe, estimates),
         storage_gb=sum(each.disk_bytes for each in estimates.values()) / 1e9,
         bottleneck=max(stages, key=lambda each: each.hours).stage if stages else "",
         hours_spread=Spread.of([run.seconds / 3600 for run in played]),
-        money_spread=Spread.of(
-            [sum(seconds / 3600 * (prices[kind] or 0.0) for kind, seconds in run.node_s.items()) for run in played]
-        )
-        if priced
-        else None,
+        money_spread=Spread.of([_nodes_money(run, prices) for run in played]) if priced else None,
         losses=Spread.of([run.losses for run in played]),
     )
 
@@ -186,6 +192,10 @@ def _stage_plan(work: Work, jobs: Sequence[Job], prices: Mapping[str, float | No
         money=None if None in money else sum(each or 0.0 for each in money),
         storage_gb=estimate.disk_bytes / 1e9,
     )
+
+
+def _nodes_money(run: Played, prices: Mapping[str, float | None]) -> float:
+    return sum(seconds / 3600 * (prices[kind] or 0.0) for kind, seconds in run.node_s.items())
 
 
 def _llm_money(recipe: Recipe, estimates: Mapping[str, Estimate]) -> float | None:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 _MOST_SLICES = 20  # per worker: more cost time, and change little where work that is done is not lost with its slice
+_MOST_LOSSES = 2.0  # that a slice may expect: it is then begun seven times, and every further one makes it threefold
 _PARTS = 10  # of a training, each with a straggler of its own
 
 
@@ -57,6 +58,12 @@ class Job:
     @property
     def nodes(self) -> int:
         return math.ceil(self.workers / self.workers_per_node)
+
+    def ends(self, chances: Chances) -> bool:
+        """Whether pieces that are done at once are short enough for nodes that are taken away."""
+        if self.slices is None or self.together or not self.is_spot:
+            return True
+        return self.work_s / self.slices * chances.losses_per_hour / 3600 <= _MOST_LOSSES
 
     @property
     def seconds(self) -> float:
@@ -141,7 +148,7 @@ class _Cluster:
 
 
 def play(jobs: Sequence[Job], chances: Chances, seed: int) -> Played:
-    """The jobs, one after the other."""
+    """The jobs, one after the other; each of them must be one that ends."""
     cluster = _Cluster(chances, random.Random(seed))
     for job in jobs:
         nodes = cluster.take(job)

@@ -112,8 +112,10 @@ def _work(stage: str, recipe: Recipe, estimates: Mapping[str, Estimate]) -> Work
         return _work_of("passages", stage, passages, _by_actors(recipe, recipe.sparse))
     if kind == "evaluate_reranker":
         return _work_of("pairs", stage, rows, _by_actors(recipe, recipe.scorer))
-    if kind in ("corpus", "words"):
-        shards = 1 if kind == "corpus" else _word_shards(recipe, passages)
+    if kind == "corpus":
+        return _work_of("passages", stage, passages, Share(1, _on_any(recipe)))
+    if kind == "words":
+        shards = _word_shards(recipe, passages)
         return _work_of("passages", stage, passages, Share(shards, _on_any(recipe), slices=shards))
     spec = _spec(recipe, estimates)
     if kind.startswith("index_"):

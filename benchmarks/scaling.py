@@ -4,6 +4,7 @@
     python benchmarks/scaling.py growth --json             1,000 to 100,000 passages, and the exponents
     python benchmarks/scaling.py once 1000000 --json       every stage that needs no LLM: time, memory, spill
     python benchmarks/scaling.py predict 100000 --json     what a capacity plan says of a run, and the run
+    python benchmarks/scaling.py foresee --json            capacity plans for 10^6 to 10^10 passages on ray_cluster.yaml
 
 Passages are random words of Zipf frequencies about random topics; the encoder has two layers of random weights. What a
 worker costs before it works (a process, its imports) is left out of work per second: it is what the larger of two
@@ -20,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -31,7 +33,7 @@ from llm_fanout import stub
 
 from cluster.capacity.calibrate import calibrate
 from cluster.capacity.calibration import Sample
-from cluster.capacity.nodes import NodeType, NodeTypes
+from cluster.capacity.nodes import NodeType, NodeTypes, read_node_types
 from cluster.capacity.plan import plan_capacity
 from cluster.capacity.simulation import Chances
 from cluster.drill.encoder import write_encoder
@@ -48,6 +50,8 @@ WORDS, TOPICS, TOPIC_WORDS, LENGTH = 30_000, 500, 300, 50
 QUERIES = {"train": 400, "dev": 100, "test": 100}
 DIMENSION = 128
 SIZES = (1_000, 10_000, 100_000)
+SAMPLES = (Sample(1_000, 32), Sample(8_000, 128))  # those of `rayriever calibrate`
+FORESEEN = tuple(10**power for power in range(6, 11))
 ENCODED, SEARCHED, ASKED = (10_000, 40_000), (4_000, 16_000), (400, 1600)
 IN_FLIGHT = 16  # requests per worker: what one may send at a time bounds it, as a server's limit would
 
@@ -160,19 +164,55 @@ def growth(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"sizes": SIZES, "repetitions": arguments.repetitions, "stages": table}
 
 
+def without_queries(given: Recipe, folder: Path) -> Recipe:
+    """The recipe on the passages alone, of which queries are made, as a calibration makes them."""
+    return given.model_copy(
+        update={
+            "corpus": CorpusSection(path=str(folder / "collection" / "corpus.jsonl")),
+            "queries": QueriesSection(generate=sum(QUERIES.values()), kinds=("crop",)),
+        }
+    )
+
+
+def foresee(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Workers as quick as those here, as many as the CPU nodes hold; a node costs 1 an hour, so that money is node-hours.
+
+    The index is of coded lists in the samples, too, as large corpora get one.
+    """
+    nodes = read_node_types(Path(__file__).parents[1] / "ray_cluster.yaml", {"cpu": 1.0})
+    cpu = next(each for each in nodes.types if each.name == "cpu")
+    with workplace(arguments) as folder:
+        wanted = without_queries(recipe(folder, SAMPLES[-1].passages), folder)
+        wanted = wanted.model_copy(update={"index": wanted.index.model_copy(update={"kind": "ivf_pq"})})
+        paces = calibrate(wanted, SAMPLES, Told())
+        wanted = with_actors(wanted, int(cpu.most * cpu.resources["CPU"]))
+        plans = [plan_capacity(wanted, NodeTypes((cpu,)), paces, size) for size in FORESEEN]
+    return {
+        "speeds": paces.speeds,
+        "plans": [
+            {
+                "passages": plan.passages,
+                "hours": round(plan.hours, 2),
+                "hours_spread": None if plan.hours_spread is None else asdict(plan.hours_spread),
+                "node_hours": None if plan.nodes_money is None else round(plan.nodes_money, 1),
+                "storage_gb": round(plan.storage_gb, 1),
+                "bottleneck": plan.bottleneck,
+                "stage_hours": {each.stage: round(each.hours, 3) for each in plan.stages},
+                "unmeasured": plan.unmeasured,
+                "rough": plan.rough,
+                "endless": plan.endless,
+            }
+            for plan in plans
+        ],
+    }
+
+
 def predict(arguments: argparse.Namespace) -> dict[str, Any]:
     """On queries made from the passages, as a calibration makes them; this machine is the only node."""
     here = NodeTypes((NodeType("here", {"CPU": 2.0}, {}, most=1, price=0.0),))
     with workplace(arguments) as folder:
-        given = recipe(folder, arguments.passages)
-        wanted = given.model_copy(
-            update={
-                "corpus": CorpusSection(path=str(folder / "collection" / "corpus.jsonl")),
-                "queries": QueriesSection(generate=sum(QUERIES.values()), kinds=("crop",)),
-            }
-        )
-        samples = [Sample(1_000, 32), Sample(8_000, 128)]  # those of `rayriever calibrate`
-        paces = calibrate(wanted, samples, Told())
+        wanted = without_queries(recipe(folder, arguments.passages), folder)
+        paces = calibrate(wanted, SAMPLES, Told())
         plan = plan_capacity(wanted, here, paces, arguments.passages, Chances(boot_s=0, losses_per_hour=0))
         took = costs(run(wanted, Told()))
     stages = {
@@ -283,13 +323,13 @@ def workplace(arguments: argparse.Namespace) -> Iterator[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_subparsers(required=True)
-    for measure in (workers, growth, once, predict):
+    for measure in (workers, growth, once, predict, foresee):
         command = what.add_parser(measure.__name__)
         command.set_defaults(measure=measure)
         command.add_argument("--json", action="store_true")
     for name in ("workers", "growth"):
         what.choices[name].add_argument("--repetitions", type=int, default=3)
-    for name in ("workers", "once", "predict"):
+    for name in ("workers", "once", "predict", "foresee"):
         what.choices[name].add_argument("--folder", type=Path, help="Kept, and gone on with; default: a temporary one.")
     for name in ("once", "predict"):
         what.choices[name].add_argument("passages", type=int)

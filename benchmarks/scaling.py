@@ -175,7 +175,7 @@ def without_queries(given: Recipe, folder: Path) -> Recipe:
 
 
 def foresee(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Workers as quick as those here, as many as the CPU nodes hold; a node costs 1 an hour, so that money is node-hours.
+    """Workers as quick as those here, as many as the CPU nodes hold. A node costs 1 an hour: money is node-hours.
 
     The index is of coded lists in the samples, too, as large corpora get one.
     """

@@ -9,10 +9,11 @@ from itertools import islice
 from cluster.capacity.calibration import Calibration, Pace, Sample, deciding_values
 from cluster.capacity.sample import sampled
 from cluster.capacity.speeds import measure_speeds
-from cluster.capacity.work import Work, seen, work_of
+from cluster.capacity.work import Work, foreseen, seen, work_of
 from pipeline.corpus.readers import read
 from pipeline.corpus.rows import Row
 from pipeline.corpus.sources import locate
+from pipeline.errors import RayrieverError
 from pipeline.ray_session import ensure_ray
 from pipeline.recipe import Recipe
 from pipeline.runner import Listener, run
@@ -25,8 +26,13 @@ def calibrate(recipe: Recipe, samples: Sequence[Sample], listener: Listener) -> 
     """Run the recipe with one worker in each stage on each sample, in a workspace of its own.
 
     Its LLM is asked, and its budget holds for each sample. Samples of a smaller corpus are smaller in proportion.
-    Raises RayrieverError where a run fails.
+    Raises RayrieverError where a run fails, and for an LLM whose answers come as files, at a time of its own.
     """
+    if recipe.llm.engine == "batch" and any(each.llm_requests for each in foreseen(recipe).values()):
+        raise RayrieverError(
+            "calibrate: llm.engine batch has no pace that two samples could show. Measure the other stages with "
+            "--set llm.engine=openai and a server of your own; files of requests take as long as their API says."
+        )
     rows = _first(recipe, max(sample.passages for sample in samples))
     share = len(rows) / max(sample.passages for sample in samples)
     samples = [replace(each, passages=max(1, round(each.passages * share))) for each in samples]

@@ -15,9 +15,13 @@ from pipeline.stages import stages_of
 
 VERSION = 2
 # What decides, beside the machine, how fast workers are: these fields of these sections, where they have them
-_SECTIONS = ("llm", "encoder", "sparse", "scorer", "index", "teacher", "candidates", "distill", "align", "rerank")
+_SECTIONS = (
+    *("llm", "encoder", "sparse", "scorer", "index", "synthesis", "preferences", "permutations", "teacher"),
+    *("candidates", "distill", "align", "rerank"),
+)
 _MODEL = {"model", "engine", "engine_kwargs", "base_url", "endpoints", "lora", "reranker", "cross_encoder"}
 _SIZE = {"batch_size", "tokens_per_batch", "max_tokens", "max_terms", "list_size", "hard_negatives", "lora_rank"}
+_TEXT = {"words", "max_words", "window", "top_k", "teacher_candidates", "chat_template"}
 _WAY = {"concurrency", "strategy", "sources", "depth", "precision", "dtype", "loss", "gradient_checkpointing"}
 _PLACE = {"use_gpu", "gpus", "gpus_per_actor", "cpus_per_actor", "cpus_per_worker"}
 
@@ -90,7 +94,7 @@ class Calibration:
 
 def deciding_values(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """By stage, the values that decide its pace, as JSON has them."""
-    decisive, found = _MODEL | _SIZE | _WAY | _PLACE, {}
+    decisive, found = _MODEL | _SIZE | _TEXT | _WAY | _PLACE, {}
     for stage in stages_of(recipe):
         kind, names = kind_of(stage.name), set(stage.sections)
         names |= {"llm"} if kind in BY_LLM else {"index"} if kind in SEARCHING else set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,8 @@ def calibrate(
         samples = [Sample(*each) for each in zip(passages, queries, strict=True)]
         if passages[0] >= passages[1] or queries[0] >= queries[1]:
             raise RayrieverError("--passages and --queries: the second sample must be larger than the first.")
+        if to is not None and not (to.parent.is_dir() and os.access(to.parent, os.W_OK)):
+            raise RayrieverError(f"--out {to}: its folder is not there or cannot be written.")
         with Bars(err) as listener:
             found = calibrate(load_recipe(recipe, overrides), samples, listener)
         if to is not None:
@@ -95,8 +98,12 @@ def show_capacity(
         )
         err.print(told, highlight=False)
     for stage in sorted({stage for each in plans for stage in each.endless}):
-        told = f"{stage}: its pieces take longer than spot nodes last, so that the run would hardly end. Raise "
-        err.print(f"{told}index.shards (or lower index.shard_mb), or give it nodes that stay.", highlight=False)
+        told = (
+            f"{stage}: what goes with a spot node takes longer to do again than nodes last; it would hardly end. Give "
+        )
+        err.print(f"{told}it nodes that stay, fewer at once (training), or smaller pieces (shards).", highlight=False)
+    for told in sorted({told for each in plans for told in each.crowded}):
+        err.print(f"{told}, which have to be there at once: lower their number, or raise max_workers.", highlight=False)
     for stage in sorted({stage for each in plans for stage in each.unmeasured}):
         err.print(f"Not in the calibration, and in no sum: {stage}.", highlight=False)
 

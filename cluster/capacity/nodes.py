@@ -46,19 +46,23 @@ class NodeTypes:
 
     types: tuple[NodeType, ...]
 
-    def cheapest_for(self, stage: str, demand: Demand, workers: int) -> NodeType:
+    def cheapest_for(self, stage: str, demand: Demand, workers: int, parts: int = 1) -> NodeType:
         """By price per worker; where none is needed, one without a GPU, and one with a price before one without.
 
-        Raises RayrieverError where none holds a worker.
+        Args:
+            parts: of a worker, each with this demand, which may be on nodes of their own.
+
+        Raises RayrieverError where all nodes of no type hold a worker.
         """
-        fitting = [each for each in self.types if each.most and each.room_for(demand)]
+        fitting = [each for each in self.types if each.most * each.room_for(demand) >= parts]
         if not fitting:
             names = ", ".join(each.name for each in self.types)
-            raise RayrieverError(f"{stage}: none of the node types {names} holds a worker of {demand}.")
+            of = f"{parts} parts with {demand} each" if parts > 1 else demand
+            raise RayrieverError(f"{stage}: none of the node types {names} holds a worker of {of}.")
 
         def dearness(node: NodeType) -> tuple[bool, bool, float, float]:
             gpus = node.resources.get("GPU", 0.0)
-            held = min(node.room_for(demand), workers)
+            held = min(node.room_for(demand), workers * parts)
             return bool(gpus) and not demand.gpus, node.price is None, (node.price or 0.0) / held, gpus / held
 
         return min(fitting, key=dearness)

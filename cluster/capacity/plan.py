@@ -12,7 +12,6 @@ from cluster.capacity.nodes import NodeTypes
 from cluster.capacity.simulation import Chances, Job, Played, play
 from cluster.capacity.speeds import seconds_of
 from cluster.capacity.work import Share, Work, foreseen, work_of
-from pipeline.errors import RayrieverError
 from pipeline.llm.pricing import cost
 from pipeline.recipe import Recipe
 from pipeline.stage import Estimate
@@ -69,7 +68,8 @@ class CapacityPlan:
         rough: stages that are reckoned with the most that they may take, as the samples were too small to measure them.
         hours, nodes_money: sums of the stages.
         llm_money: by llm.price; None where that is not known, or the LLM runs on nodes of the cluster.
-        endless: stages in pieces that take longer than spot nodes last, so that the run would hardly end.
+        endless: stages that lose more with spot nodes than they do before the next one goes: they would hardly end.
+        crowded: stages whose workers have to be there at once, and are more than the nodes hold, in words.
         hours_spread, money_spread, losses: of runs that were played through, with nodes that start, idle and are lost;
             None where a stage is endless.
     """
@@ -79,6 +79,7 @@ class CapacityPlan:
     unmeasured: tuple[str, ...]
     rough: tuple[str, ...]
     endless: tuple[str, ...]
+    crowded: tuple[str, ...]
     hours: float
     nodes_money: float | None
     llm_money: float | None
@@ -112,13 +113,12 @@ def plan_capacity(
     prices = {each.name: each.price for each in nodes.types}
     stages: list[StagePlan] = []
     jobs: list[Job] = []
-    rough, endless = [], []
+    rough, endless, crowded = [], [], []
     unmeasured = [_OWN_TABLES] if recipe.distill.datasets else []
     for work in (each for each in work_of(recipe, estimates) if each.amount):
         pace = calibration.pace(work)
-        if pace is None or (others := calibration.other_values(work.stage, recipe)):
-            measured_with = "" if pace is None else f", measured with other values of {', '.join(others)}"
-            unmeasured.append(f"{work.stage} ({work.unit}{measured_with})")
+        if pace is None or (lacking := _lacking(work, calibration, recipe)):
+            unmeasured.append(f"{work.stage} ({work.unit}{'' if pace is None else lacking})")
             continue
         if pace.is_rough:
             rough.append(work.stage)
@@ -126,6 +126,12 @@ def plan_capacity(
         jobs += made
         if not all(job.ends(chances) for job in made):
             endless.append(work.stage)
+        for share, job in zip(work.shares, made, strict=True):
+            if share.at_once and job.workers < share.workers * share.parts:
+                held = job.workers // share.parts
+                crowded.append(
+                    f"{work.stage}: nodes of type {job.node_type} hold {held} of its {share.workers} workers"
+                )
         stages.append(_stage_plan(work, made, prices, estimates[work.stage]))
     priced = all(each.money is not None for each in stages)
     played = [] if endless else [play(jobs, chances, seed + number) for number in range(_PLAYED)]
@@ -135,6 +141,7 @@ def plan_capacity(
         unmeasured=tuple(unmeasured),
         rough=tuple(rough),
         endless=tuple(endless),
+        crowded=tuple(crowded),
         hours=sum(each.hours for each in stages),
         nodes_money=sum(each.money or 0.0 for each in stages) if priced else None,
         llm_money=_llm_money(recipe, estimates),
@@ -146,17 +153,20 @@ def plan_capacity(
     )
 
 
+def _lacking(work: Work, calibration: Calibration, recipe: Recipe) -> str:
+    """What keeps a pace from being of use here, in words; empty for nothing."""
+    if others := calibration.other_values(work.stage, recipe):
+        return f", measured with other values of {', '.join(others)}"
+    unknown = {name for share in work.shares for name in share.computed if name not in calibration.speeds}
+    return f", {', '.join(sorted(unknown))}" if unknown else ""
+
+
 def _job(work: Work, share: Share, pace: Pace, nodes: NodeTypes, speeds: Mapping[str, float]) -> Job:
     """A share of the work on the nodes of one kind. What the stage costs once goes with what is at its pace."""
     places = share.workers * share.parts  # what nodes have room for is a part of a worker
-    node = nodes.cheapest_for(work.stage, share.demand, places)
+    node = nodes.cheapest_for(work.stage, share.demand, share.workers, share.parts)
     per_node = min(node.room_for(share.demand), places)
     places = min(places, node.most * per_node) // share.parts * share.parts
-    if not places:
-        raise RayrieverError(
-            f"{work.stage}: {node.most} nodes of type {node.name} do not hold one worker of {share.parts} parts with "
-            f"{share.demand} each."
-        )
     seconds = pace.worker_s_per_unit * share.amount * share.parts + seconds_of(share.computed, speeds)
     if share.has_node:
         seconds /= max(node.resources.get("CPU", 1.0), 1.0)

@@ -14,8 +14,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-_MOST_SLICES = 20  # per worker: more cost time, and change little where work that is done is not lost with its slice
-_MOST_LOSSES = 2.0  # that a slice may expect: it is then begun seven times, and every further one makes it threefold
+_MOST_SLICES = 20, 4_000  # per worker, and in all: more cost time and change little; several pieces are one then
+_MOST_LOSSES = 2.0  # while lost work is done again: it is then begun seven times, and one more makes that threefold
 _PARTS = 10  # of a training, each with a straggler of its own
 
 
@@ -60,10 +60,12 @@ class Job:
         return math.ceil(self.workers / self.workers_per_node)
 
     def ends(self, chances: Chances) -> bool:
-        """Whether pieces that are done at once are short enough for nodes that are taken away."""
-        if self.slices is None or self.together or not self.is_spot:
+        """Whether what goes with a node is done again before the next one is likely to go."""
+        if not self.is_spot:
             return True
-        return self.work_s / self.slices * chances.losses_per_hour / 3600 <= _MOST_LOSSES
+        again_s = chances.redone_s if self.slices is None or self.together else self.work_s / self.slices
+        lost_per_hour = chances.losses_per_hour * (self.nodes if self.together else 1)
+        return (again_s + self.overhead_s) * lost_per_hour / 3600 <= _MOST_LOSSES
 
     @property
     def seconds(self) -> float:
@@ -158,7 +160,7 @@ def play(jobs: Sequence[Job], chances: Chances, seed: int) -> Played:
 
 
 def _together(job: Job, cluster: _Cluster, nodes: list[_Node]) -> float:
-    """When it ends: all workers at one step, the slowest of them sets the pace."""
+    """When it ends: all workers are at one step, and a straggler holds up all of them."""
     now = max([cluster.now, *(node.ready for node in nodes)]) + job.overhead_s
     for _ in range(_PARTS):
         left = _straggled(job.work_s / job.workers / _PARTS, cluster)
@@ -184,8 +186,12 @@ class _Apart:
 
     def __init__(self, job: Job, cluster: _Cluster, nodes: list[_Node]) -> None:
         self.job, self.cluster = job, cluster
-        most = job.workers * _MOST_SLICES
+        per_worker, in_all = _MOST_SLICES
+        most = job.workers * max(1, min(per_worker, in_all // job.workers))
         count = most if job.slices is None else min(job.slices, most)
+        # At most so much of a slice goes with its node: a whole piece, where it comes in such
+        self.lost_s = cluster.chances.redone_s if job.slices is None else job.work_s / job.slices
+        self.is_piece = count == job.slices
         self.waiting = [_straggled(job.work_s / count, cluster) for _ in range(count)]
         self.left = count
         self.in_hand: dict[_Node, dict[int, _Slice]] = {}
@@ -233,10 +239,8 @@ class _Apart:
             self._take(now, other)
 
     def _left(self, slice_: _Slice, now: float) -> float:
-        """Seconds that it still takes: all, where it is done at once or not at all."""
-        if self.job.slices is not None:
-            return slice_.length
-        return min(slice_.length, slice_.end - now + self.cluster.chances.redone_s)
+        """Seconds that it still takes."""
+        return slice_.length if self.is_piece else min(slice_.length, slice_.end - now + self.lost_s)
 
     def _take(self, now: float, node: _Node) -> None:
         at_work = self.in_hand[node]

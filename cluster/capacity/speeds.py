@@ -14,6 +14,7 @@ from pipeline.recipe import LexicalSection
 
 # Names of what is computed, and what it is counted in
 COMPARED = "numbers compared"  # components of vectors multiplied with those of others, many at a time
+COMPARED_ON_GPU = "numbers compared on a GPU"  # not measured
 LISTED = {"ivf_flat": "numbers in lists", "ivf_pq": "numbers in coded lists"}  # that a query is compared with, by kind
 WEIGHED = "passages weighed"  # by BM25 for a query, whether or not they have a word of it
 

@@ -7,11 +7,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from cluster.capacity.speeds import COMPARED, LISTED, PROBED, WEIGHED
+from cluster.capacity.speeds import COMPARED, COMPARED_ON_GPU, LISTED, PROBED, WEIGHED
+from pipeline.encoder.systems import dense_systems
 from pipeline.index.build import CPUS_PER_BUILDER
 from pipeline.index.kinds import ROWS_PER_CENTROID, Spec, choose
 from pipeline.llm.engines import api
 from pipeline.placement import Demand
+from pipeline.queries.given import SPLITS, query_files
+from pipeline.queries.read import EVALUATED
+from pipeline.queries.stage import given_folder
 from pipeline.recipe import ActorsSection, PlacementSection, Recipe, TrainingSection
 from pipeline.runner import plan
 from pipeline.stage import Estimate
@@ -34,6 +38,7 @@ class Share:
         computed: what comes on top, by name as in `speeds`, as a sample has too little of it to tell.
         slices: pieces that it comes in; more workers than pieces are of no use. None: as small as one likes.
         together: workers are gone when one of them is (training).
+        at_once: all workers have to be there; else those that are do the work of the others.
         has_node: one worker has all cores of a node.
         parts: of each worker, on nodes of their own where need be; the demand is of one part.
         least_s: that it takes however many share it.
@@ -45,6 +50,7 @@ class Share:
     computed: Mapping[str, float] = field(default_factory=dict)
     slices: int | None = None
     together: bool = False
+    at_once: bool = False
     has_node: bool = False
     parts: int = 1
     least_s: float = 0.0
@@ -111,6 +117,7 @@ def _work(stage: str, recipe: Recipe, estimates: Mapping[str, Estimate]) -> Work
         assert recipe.sparse is not None, "there is no such stage without the section"
         return _work_of("passages", stage, passages, _by_actors(recipe, recipe.sparse))
     if kind == "evaluate_reranker":
+        rows = round(rows * _evaluated_share(recipe))
         return _work_of("pairs", stage, rows, _by_actors(recipe, recipe.scorer))
     if kind == "corpus":
         return _work_of("passages", stage, passages, Share(1, _on_any(recipe)))
@@ -140,8 +147,9 @@ def _built(stage: str, spec: Spec, passages: int, recipe: Recipe) -> Work:
         return _work_of(unit, stage, passages, shards)
     sample = min(spec.lists * ROWS_PER_CENTROID, passages)
     trained, listed = (count * spec.lists * spec.dimension for count in (_ROUNDS * sample, passages))
-    first = Share(1, shards.demand, computed={COMPARED: trained}, has_node=True)
-    return Work(stage, unit, passages, (first, replace(shards, amount=passages, computed={COMPARED: listed})))
+    compared = COMPARED_ON_GPU if recipe.index.gpus else COMPARED
+    first = Share(1, shards.demand, computed={compared: trained}, has_node=True)
+    return Work(stage, unit, passages, (first, replace(shards, amount=passages, computed={compared: listed})))
 
 
 def _searching(kind: str, recipe: Recipe, estimates: Mapping[str, Estimate]) -> list[Share]:
@@ -154,37 +162,38 @@ def _searching(kind: str, recipe: Recipe, estimates: Mapping[str, Estimate]) -> 
         "teach": ("bm25", "dense"),
         "preferences": ("dense",) if preferences is not None and preferences.path is None else (),
         "candidates": candidates.sources if candidates is not None else (),
-        "evaluate": ("bm25", *("dense" for name in estimates if name.startswith("index_"))),
+        "evaluate": ("bm25", *("dense" for _ in dense_systems(estimates))),
     }.get(kind, ())
     shares: list[Share] = []
     if not queries:
         return shares
     if dense := sources.count("dense"):
         spec = _spec(recipe, estimates)
-        computed = {name: dense * queries * count for name, count in _seen_by_query(spec, passages).items()}
+        computed = {name: dense * queries * count for name, count in _seen_by_query(spec, passages, recipe).items()}
         shares.append(Share(spec.shards, _of_index(recipe), computed=computed))
-    if "bm25" in sources:
+    if "bm25" in sources or "cross_encoder" in sources:  # which reads what BM25 finds
         computed = {WEIGHED: queries * passages}
         shares.append(Share(_word_shards(recipe, passages), _on_any(recipe), computed=computed))
     return shares
 
 
-def _seen_by_query(spec: Spec, passages: int) -> dict[str, float]:
+def _seen_by_query(spec: Spec, passages: int, recipe: Recipe) -> dict[str, float]:
     """Numbers of vectors that one query is compared with: every passage's, or centroids and what is in probed lists.
 
     None of a graph: what its search takes hardly grows, and is in its pace.
     """
     if spec.is_exact:
-        return {COMPARED: passages * spec.dimension}
+        return {COMPARED_ON_GPU if recipe.index.gpus else COMPARED: passages * spec.dimension}
     if not spec.lists:
         return {}
-    centroids, listed = spec.shards * spec.lists, passages * min(PROBED / spec.lists, 1)
-    return {COMPARED: centroids * spec.dimension, LISTED[spec.kind]: listed * spec.dimension}
+    probed = min((recipe.index.probes or PROBED) / spec.lists, 1)
+    compared, listed = spec.shards * spec.lists * spec.dimension, passages * probed * spec.dimension
+    return {COMPARED: compared, LISTED[spec.kind]: listed}
 
 
 def _searched(kind: str, recipe: Recipe, estimates: Mapping[str, Estimate]) -> int:
     """Queries, and what else is looked for."""
-    queries = estimates["queries"].rows
+    queries, evaluated = estimates["queries"].rows, _evaluated_share(recipe)
     if kind == "queries":
         return estimates[kind].llm_requests
     if kind == "teach":
@@ -193,7 +202,16 @@ def _searched(kind: str, recipe: Recipe, estimates: Mapping[str, Estimate]) -> i
         return estimates[kind].rows // recipe.candidates.list_size
     if kind == "preferences" and recipe.preferences is not None:
         return min(queries, recipe.preferences.max_queries or queries)
-    return queries
+    return math.ceil(queries * (evaluated if kind == "evaluate" else 1 - evaluated))
+
+
+def _evaluated_share(recipe: Recipe) -> float:
+    """Of all queries, those of dev and test; of given ones by the bytes of their judgments."""
+    section, folder = recipe.queries, given_folder(recipe)
+    sizes = {info.base_name.removesuffix(".tsv"): info.size or 0 for info in query_files(folder)} if folder else {}
+    judged = {split: sum(sizes.get(name, 0) for name in names) for split, names in SPLITS.items()}
+    evaluated = sum(judged[split] for split in EVALUATED)
+    return evaluated / sum(judged.values()) if evaluated else section.dev_share + section.test_share
 
 
 def _scores(kind: str, recipe: Recipe) -> bool:
@@ -211,7 +229,7 @@ def _training(stage: str, kind: str, recipe: Recipe, estimates: Mapping[str, Est
     else:
         rows = estimates[stage.replace(kind, "preferences" if kind == "align" else "permutations")].rows
     demand = _demand(recipe, section.placement, section.cpus_per_worker, float(section.use_gpu))
-    return _work_of("rows", stage, rows * section.epochs, Share(section.workers, demand, together=True))
+    return _work_of("rows", stage, rows * section.epochs, Share(section.workers, demand, together=True, at_once=True))
 
 
 def _by_llm(stage: str, recipe: Recipe, estimates: Mapping[str, Estimate]) -> Work:
@@ -219,7 +237,10 @@ def _by_llm(stage: str, recipe: Recipe, estimates: Mapping[str, Estimate]) -> Wo
     llm, estimate = recipe.llm, estimates[stage]
     cpus, gpus = api.share(llm) if llm.engine == "openai" else (llm.cpus_per_actor, llm.gpus_per_actor)
     demand = _demand(recipe, llm.placement, cpus / llm.parts, gpus / llm.parts)
-    share, searching = Share(llm.actors, demand, parts=llm.parts), _searching(kind_of(stage), recipe, estimates)
+    share, searching = (
+        Share(llm.actors, demand, parts=llm.parts, at_once=True),
+        _searching(kind_of(stage), recipe, estimates),
+    )
     if not estimate.llm_requests:
         return _work_of("rows", stage, estimate.rows, share, *searching)
     tokens = estimate.llm_tokens_in + estimate.llm_tokens_out
@@ -233,7 +254,8 @@ def _by_llm(stage: str, recipe: Recipe, estimates: Mapping[str, Estimate]) -> Wo
 
 
 def _by_actors(recipe: Recipe, section: ActorsSection) -> Share:
-    return Share(section.actors, _demand(recipe, section.placement, section.cpus_per_actor, section.gpus_per_actor))
+    demand = _demand(recipe, section.placement, section.cpus_per_actor, section.gpus_per_actor)
+    return Share(section.actors, demand, at_once=True)
 
 
 def _of_index(recipe: Recipe) -> Demand:

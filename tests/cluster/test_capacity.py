@@ -118,6 +118,24 @@ def test_work_that_takes_longer_than_a_spot_node_lives_ends_nevertheless(togethe
     assert play([shards], Chances(losses_per_hour=0.0005), seed=1).seconds > 3600 * 3600, "a shard is built at once"
 
 
+def test_lost_pieces_cost_themselves_and_not_those_that_are_played_with_them():
+    """Twenty thousand shards are played as fewer; a lost one took thousands with it, and no plan came to an end."""
+    job = Job("cpu", True, work_s=20_000 * 3600, overhead_s=0, workers=12, workers_per_node=4, slices=20_000)
+    reckoned = job.seconds
+    for hours in (1, 10):
+        longer = replace(job, work_s=job.work_s * hours)
+        assert longer.ends(Chances()) and 1 < play([longer], Chances(), 0).seconds / (reckoned * hours) < 1.4
+
+
+def test_a_training_that_loses_more_than_it_does_is_known_as_one_that_would_not_end():
+    """With a thousand spot nodes one is lost every three minutes, and ten minutes of work with each."""
+    large = Job("gpu", True, work_s=1024 * 36_000, overhead_s=20, workers=1024, workers_per_node=1, together=True)
+    assert not large.ends(Chances()) and replace(large, is_spot=False).ends(Chances())
+    few = replace(large, workers=64, work_s=64 * 36_000)
+    assert few.ends(Chances()) and play([few], Chances(), 0).seconds < 2 * few.seconds
+    assert not few.ends(Chances(losses_per_hour=0.3))
+
+
 def recipe(folder: Path, **sections: Any) -> Recipe:
     write_corpus(folder)
     values = recipe_values(folder, folder, "http://127.0.0.1:9/v1")
@@ -152,6 +170,8 @@ def test_no_more_workers_are_reckoned_with_than_the_nodes_hold(tmp_path: Path):
     many = recipe(tmp_path, encoder={"actors": 100})
     encode = {each.stage: each for each in planned(many, ONLY_CPU, passages=10_000).stages}["encode_base"]
     assert (encode.workers, encode.nodes) == (12, 3)
+    told = planned(many, ONLY_CPU, passages=10_000).crowded
+    assert told == ("encode_base: nodes of type cpu hold 12 of its 100 workers", told[1]), "the run would be refused"
 
 
 def test_pieces_that_no_spot_node_lives_to_finish_are_named_and_not_played_for_ever(tmp_path: Path):
@@ -206,15 +226,37 @@ def test_what_is_searched_grows_with_the_passages_that_a_query_is_compared_with(
     """Measured on a thousand passages, BM25 and exact search of a million look as if they took nothing."""
     named = recipe(tmp_path, index={"kind": "flat", "shards": 4}, negatives={}, lexical={"shard_passages": 100_000})
     works = {each.stage: each for each in work_of(named, foreseen(named, 1_000_000))}
-    queries = works["mine"].amount
+    queries, evaluated = works["mine"].amount, works["evaluate"].amount
+    assert (queries, evaluated) == (48, 32), "six of ten are trained on, four are of dev and test"
     encoding, shards = works["mine"].shares
     assert (encoding.amount, encoding.workers) == (queries, 8), "by the encoder's actors, not by shards"
     assert (shards.workers, shards.computed) == (4, {COMPARED: queries * 1_000_000 * 384})
     evaluate = works["evaluate"].shares
     assert [share.workers for share in evaluate] == [1, 4, 10], "the run itself, shards of vectors, shards of words"
-    assert computed_of(evaluate, COMPARED) == 2 * computed_of(works["mine"].shares, COMPARED), "base and tuned encoder"
-    assert computed_of(evaluate, WEIGHED) == queries * 1_000_000
+    assert computed_of(evaluate, COMPARED) == 2 * evaluated * 1_000_000 * 384, "base and tuned encoder"
+    assert computed_of(evaluate, WEIGHED) == evaluated * 1_000_000
     assert computed_of(works["queries"].shares, WEIGHED) == works["queries"].amount * 1_000_000, "the round trip"
+
+
+def test_what_is_evaluated_is_no_index_of_a_round_and_no_query_of_train(tmp_path: Path):
+    """Counted with them, exact search of a large corpus would take seventy times as long as it does."""
+    (tmp_path / "queries.jsonl").write_text("".join(f'{{"_id": "q{n}", "text": "wing {n}"}}\n' for n in range(100)))
+    (tmp_path / "qrels").mkdir()
+    for split, numbers in (("train", range(10, 99)), ("test", range(99, 100))):
+        lines = [f"q{number}\tp1\t1" for number in numbers]
+        (tmp_path / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "\n".join(lines))
+    given = recipe(
+        tmp_path, queries={"path": str(tmp_path), "generate": 0}, negatives={"rounds": 3}, index={"kind": "flat"}
+    )
+    works = {each.stage: each for each in work_of(given, foreseen(given, 1_000_000))}
+    assert works["evaluate"].amount < 8 and works["mine"].amount > 92, "one of ninety is of test"
+    assert computed_of(works["evaluate"].shares, COMPARED) == 2 * works["evaluate"].amount * 1_000_000 * 384
+
+
+def test_what_a_gpu_compares_is_not_reckoned_at_the_speed_of_a_core(tmp_path: Path):
+    """The plan would pay for GPUs, and see nothing of what they do."""
+    searched = recipe(tmp_path, index={"kind": "flat", "gpus": 1}, negatives={})
+    assert "mine (flat: queries, numbers compared on a GPU)" in planned(searched, NODES).unmeasured
 
 
 def test_lists_that_are_probed_are_scanned_at_their_own_speed(tmp_path: Path):
@@ -225,6 +267,9 @@ def test_lists_that_are_probed_are_scanned_at_their_own_speed(tmp_path: Path):
         COMPARED: mine.amount * 2 * 1024 * 384,
         LISTED["ivf_flat"]: mine.amount * 1_000_000 / 32 * 384,
     }
+    deep = recipe(tmp_path, index={"kind": "ivf_flat", "lists": 1024, "shards": 2, "probes": 128}, negatives={})
+    mine = next(each for each in work_of(deep, foreseen(deep, 1_000_000)) if each.stage == "mine")
+    assert mine.shares[1].computed[LISTED["ivf_flat"]] == mine.amount * 1_000_000 / 8 * 384
 
 
 def test_speeds_of_a_core_are_told_by_what_it_computes():
@@ -264,8 +309,12 @@ def test_an_engine_on_several_nodes_is_planned_with_the_room_of_all_of_them(tmp_
     stage = {each.stage: each for each in planned(wide, many).stages}["synthesis"]
     assert (stage.node_type, stage.nodes, stage.workers) == ("gpu", 4, 4), "six nodes hold one engine, not two"
     assert stage.hours * 3600 == pytest.approx(5 + stage.amount * 0.5)
-    with pytest.raises(RayrieverError, match="2 nodes of type gpu do not hold one worker of 4 parts"):
+    with pytest.raises(RayrieverError, match="none of the node types cpu, gpu holds a worker of 4 parts"):
         planned(wide, NODES)
+    cheap = replace(GPU, name="cheap", price=0.1)
+    found = planned(wide, NodeTypes((CPU, cheap, replace(GPU, most=8))))
+    assert {each.stage: each.node_type for each in found.stages}["synthesis"] == "gpu", "two cheap ones hold none"
+    assert found.crowded == ()
 
 
 def test_a_sample_asks_the_llm_where_the_recipe_does_and_has_nothing_recorded_of_the_whole(tmp_path: Path):
@@ -287,6 +336,17 @@ def test_a_sample_asks_the_llm_where_the_recipe_does_and_has_nothing_recorded_of
     found = of_sample(synthesis=recorded, preferences=recorded, align={}, permutations=recorded, rerank={})
     assert (found.synthesis.path, found.synthesis.max_queries) == (None, 0)
     assert (found.preferences, found.align, found.permutations, found.rerank) == (None, None, None, None)
+
+
+def test_nothing_is_asked_where_the_pace_could_not_be_measured_or_kept(tmp_path: Path):
+    """Files of requests wait for hours; a calibration that cannot be written was paid for in vain."""
+    files = recipe(tmp_path, llm={"engine": "batch", "model": "m"})
+    with pytest.raises(RayrieverError, match=r"llm\.engine batch has no pace"):
+        calibrate(files, [Sample(2, 2), Sample(4, 4)], Recorder())
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(recipe_values(tmp_path, tmp_path, "http://127.0.0.1:9/v1")))
+    done = CliRunner().invoke(app, ["calibrate", str(path), "--out", str(tmp_path / "missing" / "c.json")])
+    assert done.exit_code == 1 and "folder is not there or cannot be written" in " ".join(done.stderr.split())
 
 
 def test_limits_of_the_llm_hold_for_all_who_ask_it(tmp_path: Path):

@@ -67,11 +67,9 @@ def drill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drill]:
 
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", ["node-synthesis", "node-index_base", "node-distill", "driver", "disk", "credentials"])
+@pytest.mark.parametrize("name", ["node-synthesis", "node-index_base", "node-distill", "driver"])
 def test_a_run_ends_with_what_a_quiet_one_makes(drill: Drill, name: str):
     """With no stored answer asked for again; all cases are in `rayriever drill`."""
     outcome = drill.perform(chosen([name])[0])
-    if outcome.skipped:
-        pytest.skip(outcome.skipped)
     assert outcome.passed, outcome
     assert len(outcome.said) < 1000, "a traceback is no message"

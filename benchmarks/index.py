@@ -30,6 +30,7 @@ import psutil
 import pyarrow as pa
 
 from pipeline import records
+from pipeline.artifact import Artifact, ArtifactWriter
 from pipeline.encoder.identity import EncoderIdentity
 from pipeline.index.build import build_index
 from pipeline.index.search import ShardedIndex, folder_of
@@ -39,7 +40,7 @@ from pipeline.ray_session import ensure_ray
 from pipeline.recipe import IndexSection, RaySection, Recipe
 from pipeline.sharded.folder import VECTORS
 from pipeline.stage import StageContext
-from pipeline.workspace import Artifact, ArtifactWriter, Workspace
+from pipeline.workspace import Workspace
 
 Vectors = npt.NDArray[np.float32]
 
@@ -72,7 +73,7 @@ def blocks(rows: int) -> Iterator[Vectors]:
 
 def encoded(workspace: Workspace, rows: int) -> Artifact:
     """The vectors as the encode stage leaves them."""
-    if (there := workspace.artifact("encode_base", "vectors")) is not None:
+    if (there := Artifact.find(workspace, "encode_base", "vectors")) is not None:
         return there
     out, schema = ArtifactWriter(workspace, "encode_base", "vectors"), records.vector_schema(DIMENSION)
 

@@ -37,6 +37,7 @@ from cluster.capacity.nodes import NodeType, NodeTypes, read_node_types
 from cluster.capacity.plan import plan_capacity
 from cluster.capacity.simulation import Chances
 from cluster.drill.encoder import write_encoder
+from pipeline.artifact import Artifact
 from pipeline.llm.complete import complete
 from pipeline.llm.requests import Request, Sampling, tables
 from pipeline.progress import Silent
@@ -44,7 +45,7 @@ from pipeline.ray_session import ensure_ray
 from pipeline.recipe import CorpusSection, LlmSection, QueriesSection, RaySection, Recipe, load_recipe
 from pipeline.runner import run
 from pipeline.stage import Stage
-from pipeline.workspace import Artifact, Workspace
+from pipeline.workspace import Workspace
 
 WORDS, TOPICS, TOPIC_WORDS, LENGTH = 30_000, 500, 300, 50
 QUERIES = {"train": 400, "dev": 100, "test": 100}

@@ -10,8 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.artifact import Artifact, ArtifactWriter
 from pipeline.records import DUPLICATE, JUDGMENT, PASSAGE, QUERY
-from pipeline.workspace import Artifact, ArtifactWriter, Workspace
+from pipeline.workspace import Workspace
 
 ROWS_PER_PART = 10_000
 ABOUT = {"inputs": {}, "section": {}, "code_version": "", "finished_at": "", "seconds": 0.0, "peak_memory_mb": 0.0}

@@ -23,6 +23,7 @@ from figures import show
 from synthetic_workspace import write_corpus, write_queries
 
 from cluster.drill.encoder import write_encoder
+from pipeline.artifact import ArtifactWriter
 from pipeline.progress import Silent
 from pipeline.recipe import Recipe
 from pipeline.records import TRAINING_EXAMPLE
@@ -34,7 +35,7 @@ from pipeline.training.fit import fit
 from pipeline.training.job import TrainingSet
 from pipeline.training.join import Sources, as_tables
 from pipeline.training.sampler import Dataset
-from pipeline.workspace import ArtifactWriter, Workspace
+from pipeline.workspace import Workspace
 
 INTERVAL_S = 0.1
 READS = 5_000

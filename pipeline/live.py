@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.artifact import Artifact
 from pipeline.encoder.systems import dense_systems
 from pipeline.errors import RayrieverError
 from pipeline.evaluation.reranking_stage import pool, score_pool
@@ -15,7 +16,6 @@ from pipeline.mining.search import fused_hits, search_index
 from pipeline.progress import Silent
 from pipeline.rankings import Hit, rerank
 from pipeline.recipe import Recipe
-from pipeline.workspace import Artifact
 
 RERANKED = "reranked"
 _DEPTH = 50  # hits of BM25 and the newest encoder, fused, that are put in order

@@ -17,8 +17,9 @@ import pyarrow as pa
 from filelock import FileLock
 from pyarrow import fs
 
+from pipeline.digest import digest
 from pipeline.errors import RayrieverError
-from pipeline.workspace import cache_folder, digest
+from pipeline.local_files import cache_folder
 
 _MODEL_FILES = ("modules.json", "config.json")
 _STORES = ("s3://", "gs://")

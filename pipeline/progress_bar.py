@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from pipeline.artifact import Artifact, Manifest
 from pipeline.stage import Stage
-from pipeline.workspace import Artifact, Manifest
 
 # A log that nobody watches gets a line this often.
 _LOG_INTERVAL_S = 15.0

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
+from pipeline.artifact import Artifact
 from pipeline.errors import RayrieverError
 from pipeline.llm.prompts import load
 from pipeline.llm.requests import Request, Sampling
@@ -15,7 +16,6 @@ from pipeline.recipe import PermutationsSection, Recipe
 from pipeline.records import full_text
 from pipeline.reranking.prompting import AGAIN, LISTWISE, SETWISE, Questions, Window, shown_text
 from pipeline.synthesis.stage import document_requests, words_of
-from pipeline.workspace import Artifact
 
 
 @dataclass(frozen=True)

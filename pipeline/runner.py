@@ -11,7 +11,9 @@ from functools import cached_property
 from typing import Any, Literal, Protocol
 
 from pipeline import __version__
+from pipeline.artifact import Artifact, ArtifactWriter
 from pipeline.cluster_use import ClusterUse
+from pipeline.digest import digest
 from pipeline.errors import RayrieverError, root_cause
 from pipeline.evaluation.stage import last_evaluation, publish
 from pipeline.lease import Lease, held
@@ -20,7 +22,7 @@ from pipeline.progress import Progress
 from pipeline.recipe import Recipe
 from pipeline.stage import Estimate, Stage, StageContext
 from pipeline.stages import relevant_section, stage_key, stages_of
-from pipeline.workspace import Artifact, ArtifactWriter, Workspace, digest, explained_write_errors
+from pipeline.workspace import Workspace, explained_write_errors
 
 Action = Literal["reuse", "run"]
 
@@ -73,7 +75,7 @@ def plan(
         forced = forced or stage.name == start
         section = relevant_section(stage, recipe)
         key = stage_key(stage, section, {name: planned[name].key for name in stage.inputs})
-        present = None if forced else workspace.artifact(stage.name, key)
+        present = None if forced else Artifact.find(workspace, stage.name, key)
         if present is not None and present.manifest.inputs != _identities(planned[n].present for n in stage.inputs):
             present = None  # made from an artifact that a forced rerun has replaced, or will
         inputs = {name: planned[name] for name in stage.inputs}

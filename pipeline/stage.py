@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.artifact import Artifact, ArtifactWriter
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
-from pipeline.workspace import Artifact, ArtifactWriter, Workspace
+from pipeline.workspace import Workspace
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.corpus import estimate as corpus_estimate
 from pipeline.corpus import stage as corpus
+from pipeline.digest import digest
 from pipeline.encoder import corpus as encode
 from pipeline.evaluation import reranking_stage as reranking_evaluation
 from pipeline.evaluation import stage as evaluation
@@ -25,7 +26,6 @@ from pipeline.sparse import stage as sparse
 from pipeline.stage import Stage
 from pipeline.synthesis import stage as synthesis
 from pipeline.training import align, distill, rerank
-from pipeline.workspace import digest
 
 _EVERY_STAGE: tuple[Stage, ...] = (
     Stage(

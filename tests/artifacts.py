@@ -8,13 +8,14 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import records
+from pipeline.artifact import Artifact, ArtifactWriter
 from pipeline.encoder import corpus as encode
 from pipeline.index import build as index
 from pipeline.lexical import stage as lexical
 from pipeline.progress import Silent
 from pipeline.recipe import Recipe
 from pipeline.stage import StageContext
-from pipeline.workspace import Artifact, ArtifactWriter, Workspace
+from pipeline.workspace import Workspace
 
 ABOUT = {"inputs": {}, "section": {}, "code_version": "", "finished_at": "", "seconds": 0.0, "peak_memory_mb": 0.0}
 

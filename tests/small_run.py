@@ -5,10 +5,10 @@ from typing import Any
 
 from cluster.drill.project import write_corpus as write_corpus
 from cluster.drill.writer import completion, written_for
+from pipeline.artifact import Artifact
 from pipeline.progress import Silent
 from pipeline.recipe import Recipe
 from pipeline.stage import Stage
-from pipeline.workspace import Artifact
 
 
 class Recorder(Silent):

@@ -12,32 +12,9 @@ from pipeline.llm.responses import Answer, to_table
 from pipeline.llm.store import ResponseStore
 from pipeline.recipe import Recipe
 from pipeline.runner import run
-from pipeline.workspace import ArtifactWriter, Workspace, explained_write_errors
+from pipeline.workspace import Workspace, explained_write_errors
 from tests.small_run import recipe_values, write_corpus, write_like_a_model
 from tests.test_end_to_end import Recorder
-from tests.test_workspace import ABOUT, SCHEMA, table
-
-
-def test_artifact_is_committed_by_its_manifest_and_read_back(bucket: str, tmp_path: Path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    workspace = Workspace(f"s3://library/work/space?{bucket}")
-    workspace.check_writable()
-    out = ArtifactWriter(workspace, "s", "k")
-    out.table("t", [table(1), table(2)], SCHEMA)
-    with out.directory("d") as folder:
-        (folder / "below").mkdir()
-        (folder / "below/f").write_bytes(b"content")
-    assert workspace.artifact("s", "k") is None
-    out.commit(**ABOUT)
-    artifact = Workspace(workspace.uri).artifact("s", "k")
-    assert artifact is not None
-    assert len(workspace.list_folders("stages", "s", "k")) == 1
-    assert sorted(artifact.table("t")["n"].to_pylist()) == [1, 2]
-    assert (artifact.directory("d") / "below/f").read_bytes() == b"content"
-    workspace.write_bytes(f"{artifact.folder}/d/below/f", b"cOntent")
-    (artifact.directory("d") / "below/f").unlink()
-    with pytest.raises(RayrieverError, match="missing or changed"):
-        artifact.file("d", "below/f")
 
 
 def test_expired_credentials_are_named_with_what_to_do():

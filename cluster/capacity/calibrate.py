@@ -10,6 +10,7 @@ from cluster.capacity.calibration import Calibration, Pace, Sample, deciding_val
 from cluster.capacity.sample import sampled
 from cluster.capacity.speeds import measure_speeds
 from cluster.capacity.work import Work, foreseen, seen, work_of
+from pipeline.artifact import Artifact
 from pipeline.corpus.readers import read
 from pipeline.corpus.rows import Row
 from pipeline.corpus.sources import locate
@@ -17,7 +18,6 @@ from pipeline.errors import RayrieverError
 from pipeline.ray_session import ensure_ray
 from pipeline.recipe import Recipe
 from pipeline.runner import Listener, run
-from pipeline.workspace import Artifact
 
 _NOISE_S, _NOISE_SHARE = 0.2, 0.1  # by which two equal runs of a stage may differ
 

@@ -16,6 +16,7 @@ import psutil
 from cluster.drill.store import Store
 from cluster.drill.writer import Writer
 from cluster.local import LocalCluster, Node
+from pipeline.artifact import Artifact
 from pipeline.errors import RayrieverError
 from pipeline.workspace import Workspace
 
@@ -92,7 +93,7 @@ class Scene:
     def require_unfinished(self) -> None:
         """Raise TooLate where the stage had been done, and nothing of it was left to be lost."""
         workspace = Workspace(self.workspace)
-        if any(workspace.artifact(self.stage, key) for key in workspace.list_folders("stages", self.stage)):
+        if any(Artifact.find(workspace, self.stage, key) for key in workspace.list_folders("stages", self.stage)):
             raise TooLate(f"{self.stage} was finished when it happened.")
 
     def _has_checkpoint(self) -> bool:

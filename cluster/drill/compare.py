@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.workspace import Artifact
+from pipeline.artifact import Artifact
 
 # Columns, and fields of a report, that no two runs have alike: times, and how often the LLM was asked
 _MEASURED = {"tokens_per_second", "milliseconds", "stages", "requests_sent", "answered", "tokens_in", "tokens_out"}

@@ -23,10 +23,11 @@ from cluster.drill.store import CREDENTIALS, Store
 from cluster.drill.writer import Writer
 from cluster.jobs import ENDED, Submission
 from cluster.local import LocalCluster
+from pipeline.artifact import Artifact
 from pipeline.errors import RayrieverError
 from pipeline.recipe import load_recipe
 from pipeline.stages import stages_of
-from pipeline.workspace import Artifact, Workspace
+from pipeline.workspace import Workspace
 
 _UPLOADING = ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging")
 _RUN_WITHIN_S = 600.0
@@ -229,7 +230,7 @@ class Drill:
     def _artifact(self, workspace: str, stage: str) -> Artifact:
         opened = Workspace(workspace)
         (key,) = opened.list_folders("stages", stage)
-        artifact = opened.artifact(stage, key)
+        artifact = Artifact.find(opened, stage, key)
         if artifact is None:
             raise RayrieverError(f"{workspace} has no finished {stage}.")
         return artifact

@@ -10,7 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.artifact import Artifact
 from pipeline.corpus.duplicates import representatives
+from pipeline.digest import digest
 from pipeline.encoder.systems import BASE, dense_systems
 from pipeline.errors import RayrieverError
 from pipeline.evaluation import metrics
@@ -22,7 +24,7 @@ from pipeline.queries.read import EVALUATED
 from pipeline.queries.read import judged_queries as judged_rows
 from pipeline.rankings import Hit, to_table
 from pipeline.recipe import Recipe
-from pipeline.workspace import Artifact, Workspace, digest
+from pipeline.workspace import Workspace
 
 FOLDER = "ablation"
 _VERSION = 1  # raised when the same inputs come to other figures

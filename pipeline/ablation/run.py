@@ -19,6 +19,7 @@ from pipeline.ablation.measure import (
     measure_reranked,
 )
 from pipeline.ablation.result import Ablation, SplitQueries
+from pipeline.artifact import Artifact
 from pipeline.encoder.systems import ALIGNED, BASE, TUNED
 from pipeline.errors import RayrieverError
 from pipeline.evaluation.stage import BM25
@@ -26,7 +27,7 @@ from pipeline.progress import Silent
 from pipeline.queries.read import EVALUATED
 from pipeline.recipe import Recipe
 from pipeline.runner import Listener, finished_artifacts, run
-from pipeline.workspace import Artifact, Workspace, explained_write_errors
+from pipeline.workspace import Workspace, explained_write_errors
 
 Announce = Callable[[str], None]  # told which training comes next
 # A recipe brought as far as it goes: what is finished, and why there is no more.

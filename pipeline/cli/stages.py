@@ -19,10 +19,10 @@ from pipeline.cli.terminal import err, new_table, out, print_json, readable_erro
 from pipeline.errors import RayrieverError
 
 if TYPE_CHECKING:
+    from pipeline.artifact import Manifest
     from pipeline.llm.store import Usage
     from pipeline.recipe import LlmSection
     from pipeline.stage import Estimate
-    from pipeline.workspace import Manifest
 
 app = typer.Typer()
 

@@ -15,6 +15,7 @@ from pipeline.collection.leases import held
 from pipeline.collection.models import ENCODER, RERANKER
 from pipeline.collection.naming import next_number
 from pipeline.collection.passages import alive, rows_of, write_shards
+from pipeline.digest import digest
 from pipeline.errors import RayrieverError
 from pipeline.index.build import build_shards, tuned
 from pipeline.index.builder import Vectors
@@ -28,7 +29,6 @@ from pipeline.records import vector_schema
 from pipeline.sharded.folder import PASSAGES, VECTORS, WORDS, File, Generation, ShardFolder, generation_file
 from pipeline.sharded.ids import dead_rows
 from pipeline.sharded.rows import Rows
-from pipeline.workspace import digest
 
 _PIECE_ROWS = 8192
 # A reader that has just read which generation is the newest has not said yet that it holds it.

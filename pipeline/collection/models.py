@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from pipeline.digest import digest
 from pipeline.errors import RayrieverError
+from pipeline.local_files import cache_folder, link_or_copy
 from pipeline.sharded.folder import File, Generation, ShardFolder
-from pipeline.workspace import cache_folder, digest
 
 Role = Literal["encoder", "reranker"]
 ENCODER: Role = "encoder"
@@ -30,7 +29,7 @@ def store_model(folder: ShardFolder, role: Role, model: Path, prefix: str) -> di
     with folder.scratch() as scratch:
         for name, path in files.items():
             copy = scratch / f"{len(stored):04d}"
-            _link(path, copy)
+            link_or_copy(path, copy)
             stored[f"{role}/{name}"] = folder.add(copy, f"{prefix}{role}/{name}")
     return stored
 
@@ -62,7 +61,7 @@ def fetch_model(folder: ShardFolder, generation: Generation, role: Role) -> Path
         place = target / name
         if not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
-            _link(path, place)
+            link_or_copy(path, place)
     return target
 
 
@@ -77,12 +76,3 @@ def _check_safe(names: Mapping[str, object], where: str) -> None:
         raise RayrieverError(
             f"{where}: {unsafe[0]} may run code when it is loaded. Save the model as safetensors, without such files."
         )
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except FileExistsError:  # another process of this machine was first, with the same content
-        return
-    except OSError:  # another disk, or one without links
-        shutil.copyfile(source, target)

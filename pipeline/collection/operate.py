@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from pipeline.artifact import Artifact
 from pipeline.collection import change
 from pipeline.collection.about import collection_folder
 from pipeline.collection.models import ENCODER, fetch_model
@@ -19,7 +20,7 @@ from pipeline.encoder.systems import DenseSystem, dense_systems
 from pipeline.errors import RayrieverError
 from pipeline.recipe import Recipe
 from pipeline.sharded.folder import Generation, ShardFolder
-from pipeline.workspace import Artifact, Workspace
+from pipeline.workspace import Workspace
 
 _SHOWN = 10
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from pipeline.artifact import Artifact
 from pipeline.collection.about import DEFAULT, RUN_REPORT, About, Mode, Reranking, collection_folder
 from pipeline.collection.models import ENCODER, RERANKER, store_model
 from pipeline.collection.naming import new_prefix, next_number
@@ -22,7 +23,6 @@ from pipeline.lexical.search import folder_of as words_folder
 from pipeline.lexical.stage import About as WordsAbout
 from pipeline.recipe import Recipe
 from pipeline.sharded.folder import PASSAGES, VECTORS, WORDS, File, Generation, ShardFiles, ShardFolder
-from pipeline.workspace import Artifact
 
 
 def publish(recipe: Recipe, finished: Mapping[str, Artifact], system: DenseSystem, name: str = DEFAULT) -> Generation:

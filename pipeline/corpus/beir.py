@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 from pipeline.errors import RayrieverError
-from pipeline.workspace import cache_folder
+from pipeline.local_files import cache_folder
 
 _URL = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_-]*)?")

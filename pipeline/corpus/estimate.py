@@ -12,6 +12,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.artifact import Artifact
 from pipeline.corpus import beir
 from pipeline.corpus.columns import WantedColumns
 from pipeline.corpus.files import CorpusFile
@@ -23,7 +24,6 @@ from pipeline.corpus.sources import FileSource, PackageSource, beir_collection, 
 from pipeline.recipe import CorpusSection, Recipe
 from pipeline.records import full_text
 from pipeline.stage import Estimate
-from pipeline.workspace import Artifact
 
 _HEAD_BYTES = 1 << 20
 _SAMPLED_FILES = 3

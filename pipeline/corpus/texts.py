@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.artifact import Artifact
 from pipeline.records import full_text
-from pipeline.workspace import Artifact
 
 
 def passage_texts(corpus: Artifact, wanted: Iterable[str]) -> dict[str, str]:

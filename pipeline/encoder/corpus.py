@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.artifact import Artifact
 from pipeline.recipe import EncoderSection, Recipe
 from pipeline.records import full_text, vector_schema
 from pipeline.stage import Estimate, StageContext
-from pipeline.workspace import Artifact, Workspace
+from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
     from pipeline.encoder.identity import EncoderIdentity

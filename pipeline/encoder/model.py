@@ -12,6 +12,7 @@ import transformers
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 
+from pipeline.artifact import Artifact
 from pipeline.encoder.side import PASSAGE, QUERY
 from pipeline.errors import RayrieverError
 from pipeline.models import fetch, locate
@@ -43,7 +44,7 @@ def trained_folder(workspace: str, trained_by: tuple[str, str] | None) -> Path |
     """Folder, on this machine, of the model that a finished stage `(name, key)` trained; None for the base model."""
     if trained_by is None:
         return None
-    artifact = Workspace(workspace).artifact(*trained_by)
+    artifact = Artifact.find(Workspace(workspace), *trained_by)
     if artifact is None:
         raise RayrieverError(f"{trained_by[0]}: no finished model under key {trained_by[1]}.")
     return artifact.directory("model")

@@ -6,7 +6,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.workspace import Artifact
+from pipeline.artifact import Artifact
 
 BASE, TUNED, ALIGNED = "base", "tuned", "aligned"
 

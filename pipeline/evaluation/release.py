@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 
+from pipeline.artifact import Artifact
 from pipeline.encoder.systems import dense_systems
 from pipeline.evaluation.gate import Decision
 from pipeline.evaluation.hybrid import Fusion
 from pipeline.recipe import EncoderSection
-from pipeline.workspace import Artifact
 
 
 def release(decision: Decision, section: EncoderSection, artifacts: Mapping[str, Artifact], fusion: Fusion) -> str:

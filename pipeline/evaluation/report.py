@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 from pydantic import TypeAdapter
 
+from pipeline.artifact import Manifest
 from pipeline.evaluation.gate import Decision
 from pipeline.evaluation.metrics import Means, Scores, paired_ndcg
 from pipeline.evaluation.reranking import Reranking
 from pipeline.evaluation.significance import Comparison
-from pipeline.workspace import Manifest
 
 GIVEN = "given"  # the `kind` of queries that came with the corpus
 

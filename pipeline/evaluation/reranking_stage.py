@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from pipeline import records, trec
+from pipeline.artifact import Artifact
 from pipeline.corpus.texts import passage_texts
 from pipeline.evaluation import markdown, metrics, significance
 from pipeline.evaluation.metrics import Scores
@@ -23,7 +24,6 @@ from pipeline.queries.read import EVALUATED, judged_queries
 from pipeline.rankings import Hit, Rankings, from_table, to_table
 from pipeline.recipe import Recipe, ScorerSection
 from pipeline.stage import Estimate, StageContext
-from pipeline.workspace import Artifact
 
 if TYPE_CHECKING:
     from pipeline.evaluation.significance import Comparison

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import records, trec
+from pipeline.artifact import Artifact
 from pipeline.encoder.systems import BASE, DenseSystem, dense_systems
 from pipeline.evaluation import gate, hybrid, markdown, metrics, report, significance
 from pipeline.evaluation.release import release
@@ -19,7 +20,6 @@ from pipeline.mining.search import search_index
 from pipeline.queries.read import EVALUATED, judged_queries
 from pipeline.rankings import Rankings, to_table
 from pipeline.stage import Estimate, StageContext
-from pipeline.workspace import Artifact
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from pipeline.artifact import Artifact
 from pipeline.encoder.corpus import identity_of
 from pipeline.index import tuning
 from pipeline.index.builder import TRAINED, Vectors, build, train
@@ -17,7 +18,6 @@ from pipeline.sharded.building import building_folder, finish
 from pipeline.sharded.folder import VECTORS, File, Generation, ShardFiles, ShardFolder
 from pipeline.sharded.rows import Rows, bounds_of
 from pipeline.stage import Estimate, StageContext
-from pipeline.workspace import Artifact
 
 DIRECTORY = "index"
 CPUS_PER_BUILDER = 1

@@ -10,6 +10,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.artifact import Artifact
 from pipeline.encoder.identity import EncoderIdentity
 from pipeline.errors import RayrieverError
 from pipeline.index.build import DIRECTORY
@@ -20,7 +21,6 @@ from pipeline.rankings import Hit
 from pipeline.recipe import IndexSection
 from pipeline.sharded.actors import Answer, Searchable, ShardActors
 from pipeline.sharded.folder import VECTORS, Generation, ShardFolder
-from pipeline.workspace import Artifact
 
 Vectors = npt.NDArray[np.float32]
 

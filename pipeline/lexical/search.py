@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 
+from pipeline.artifact import Artifact
 from pipeline.lexical.bm25 import open_word_shard
 from pipeline.lexical.stage import DIRECTORY, About
 from pipeline.lexical.words import query_words
@@ -15,7 +16,6 @@ from pipeline.rankings import Hit
 from pipeline.recipe import PlacementSection, Recipe
 from pipeline.sharded.actors import Answer, Searchable, ShardActors
 from pipeline.sharded.folder import WORDS, Generation, ShardFolder
-from pipeline.workspace import Artifact
 
 # Queries sent to the shards at once
 _BATCH = 256

@@ -34,11 +34,11 @@ from jinja2 import StrictUndefined, Template, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pipeline.digest import digest
 from pipeline.errors import RayrieverError
 from pipeline.llm.parsers import CHOICES, GROUPS, VERDICTS
 from pipeline.llm.requests import Sampling, model_identity
 from pipeline.recipe import LlmSection
-from pipeline.workspace import digest
 
 TEMPLATES = Path(str(files("pipeline.llm") / "prompts"))
 

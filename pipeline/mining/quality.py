@@ -7,11 +7,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.artifact import Artifact
 from pipeline.errors import RayrieverError
 from pipeline.index.check import Quality, measure
 from pipeline.mining.search import open_index
 from pipeline.recipe import Recipe
-from pipeline.workspace import Artifact
 
 
 def check(recipe: Recipe, index: Artifact, model: Path | None, queries: Artifact, most: int) -> Quality:

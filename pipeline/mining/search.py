@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.artifact import Artifact
 from pipeline.encoder.systems import dense_systems
 from pipeline.fusion import reciprocal_rank
 from pipeline.lexical.search import open_words
 from pipeline.progress import Progress
 from pipeline.rankings import Hit
 from pipeline.recipe import Recipe
-from pipeline.workspace import Artifact
 
 if TYPE_CHECKING:
     from pipeline.encoder.encode import Encoder

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from pipeline.digest import digest
 from pipeline.lexical.search import WordSearch
 from pipeline.llm.ask import ask
 from pipeline.llm.parsers import TEXTS
@@ -19,7 +20,6 @@ from pipeline.queries.given import Query
 from pipeline.recipe import QueryKind, Recipe
 from pipeline.records import full_text
 from pipeline.stage import StageContext
-from pipeline.workspace import digest
 
 # A passage says too little to be asked about below this, and a prompt holds no more than this.
 _FEWEST_WORDS, _MOST_WORDS = 5, 120

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.artifact import Artifact
 from pipeline.records import QUERY
 from pipeline.stage import StageContext
-from pipeline.workspace import Artifact
 
 EVALUATED = ("dev", "test")
 

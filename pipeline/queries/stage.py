@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from pyarrow.fs import FileInfo
 
 from pipeline import records
+from pipeline.artifact import Artifact
 from pipeline.corpus.beir import cached_folder
 from pipeline.corpus.duplicates import character_shingles, find_duplicates, known_ids, representatives
 from pipeline.errors import RayrieverError
@@ -23,7 +24,7 @@ from pipeline.queries.splits import drop_leaks, hold_out, linked_groups
 from pipeline.recipe import Recipe
 from pipeline.recorded import is_unicode, json_object
 from pipeline.stage import Estimate, StageContext
-from pipeline.workspace import Artifact, Workspace
+from pipeline.workspace import Workspace
 
 _DEFAULT_GENERATED = 1000
 _FEW_BROKEN = 3  # rows that are always tolerated: of a hundred queries, 1 % would be one

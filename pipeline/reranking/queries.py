@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.corpus.duplicates import representatives
+from pipeline.digest import digest
 from pipeline.queries.generate import assign, crop, unevaluated
 from pipeline.queries.read import EVALUATED, relevant_passages, split_queries
 from pipeline.recipe import CandidatesSection, QueryKind
 from pipeline.reranking.lists import Query
 from pipeline.stage import StageContext
-from pipeline.workspace import digest
 
 CROP: QueryKind = "crop"
 # Passages tried for each sentence that is wanted: some have none of a query's length.

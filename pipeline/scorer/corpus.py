@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from pipeline.artifact import Artifact
 from pipeline.corpus.texts import passage_texts
 from pipeline.progress import Progress
 from pipeline.recipe import RaySection, ScorerSection
 from pipeline.scorer.actors import PassageList, score_lists
-from pipeline.workspace import Artifact
 
 if TYPE_CHECKING:
     from pipeline.scorer.score import Scores

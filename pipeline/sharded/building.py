@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from pipeline.digest import digest
 from pipeline.sharded.folder import Generation, ShardFolder
 from pipeline.stage import StageContext
-from pipeline.workspace import digest
 
 _BUILDING = "building"
 

@@ -21,8 +21,11 @@ from typing import Any
 
 from pyarrow import fs
 
+from pipeline.artifact import Artifact
+from pipeline.digest import sha256
 from pipeline.errors import RayrieverError
-from pipeline.workspace import Artifact, Workspace, cache_folder, explained_write_errors, sha256
+from pipeline.local_files import cache_folder, fetch_file, link_or_copy
+from pipeline.workspace import Workspace, explained_write_errors
 
 _GENERATION = re.compile(r"generation-(\d{6})\.json")
 _NOTE = ".built.json"
@@ -239,17 +242,10 @@ class ShardFolder:
         # By content: generations share files, and two machines of one user their cache.
         cached = cache_folder() / "shards" / f"{file.sha256}{''.join(Path(file.path).suffixes)}"
         if not (cached.exists() and cached.stat().st_size == file.bytes and sha256(cached) == file.sha256):
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            partial = cached.with_name(f"{cached.name}.{uuid.uuid4().hex}.tmp")
             try:
-                with explained_write_errors(str(cached.parent)):
-                    fs.copy_files(source, str(partial), source_filesystem=workspace.filesystem)
-                _check(partial, file, source)
-                os.replace(partial, cached)
+                fetch_file(workspace.filesystem, source, cached, lambda local: _check(local, file, source))
             except FileNotFoundError as error:
                 raise RayrieverError(f"{source}: is missing. Build the index again.") from error
-            finally:
-                partial.unlink(missing_ok=True)
         return cached
 
 
@@ -283,11 +279,8 @@ def _copy(source: Workspace, origin: str, destination: Workspace, target: str) -
         return
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     Path(target).unlink(missing_ok=True)
-    try:
-        os.link(origin, target)  # files of shards are never changed
-        os.utime(target)  # as new as a copy would be: old files that no generation names are taken for leftovers
-    except OSError:  # another disk, or one without links
-        shutil.copyfile(origin, target)
+    link_or_copy(Path(origin), Path(target))  # files of shards are never changed
+    os.utime(target)  # as new as a copy would be: old files that no generation names are taken for leftovers
 
 
 def _check(local: Path, file: File, shown: str) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.workspace import Artifact, Workspace
+from pipeline.artifact import Artifact
+from pipeline.workspace import Workspace
 
 
 @dataclass(frozen=True)

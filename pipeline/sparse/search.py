@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 
+from pipeline.artifact import Artifact
 from pipeline.placement import Demand
 from pipeline.rankings import Hit
 from pipeline.recipe import Recipe
@@ -16,7 +17,6 @@ from pipeline.sharded.folder import TERMS, ShardFolder
 from pipeline.sparse.model import SparseModel
 from pipeline.sparse.shard import Weighted, open_term_shard
 from pipeline.sparse.stage import DIRECTORY
-from pipeline.workspace import Artifact
 
 # Queries sent to the shards at once
 _BATCH = 256

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.artifact import Artifact
 from pipeline.errors import RayrieverError
 from pipeline.llm.ask import ask
 from pipeline.llm.forecast import Expected, forecast, prose
@@ -25,7 +26,6 @@ from pipeline.stage import Estimate, StageContext
 from pipeline.synthesis.lengths import match_lengths
 from pipeline.synthesis.recorded import read_recorded, recorded_fingerprint
 from pipeline.synthesis.verification import Verification, adopt, relevant_negatives, verify
-from pipeline.workspace import Artifact
 
 DOCUMENTS = ("decomposition", "positive", "negative")
 _WORDS = (25, 150)  # bounds of the corpus's median, so that one odd corpus does not ask for a word or a book

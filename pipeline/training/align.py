@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pipeline.artifact import Artifact
 from pipeline.errors import RayrieverError
 from pipeline.records import TRAINING_EXAMPLE
 from pipeline.stage import StageContext
@@ -11,7 +12,6 @@ from pipeline.training.dev import dev_set
 from pipeline.training.job import TrainingSet
 from pipeline.training.join import Sources, as_tables
 from pipeline.training.sampler import Dataset
-from pipeline.workspace import Artifact
 
 
 def run(ctx: StageContext) -> None:

@@ -13,13 +13,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.artifact import Artifact
 from pipeline.errors import RayrieverError
 from pipeline.export import new_file, write_row
 from pipeline.queries.given import Reject
 from pipeline.recorded import numbered_rows
 from pipeline.training.examples import Example, from_table
 from pipeline.training.layouts import LAYOUTS, Layout, UnusableRow, given_id, layout_of, short_sha
-from pipeline.workspace import Artifact, Workspace
+from pipeline.workspace import Workspace
 
 _Row = tuple[int, Mapping[str, Any] | None]  # line or row from 1, and its columns; None where it is no object
 

@@ -10,13 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.artifact import Artifact
 from pipeline.corpus.duplicates import representatives
 from pipeline.queries.read import split_queries
 from pipeline.records import full_text
 from pipeline.stage import StageContext
 from pipeline.training.examples import Example, to_table
 from pipeline.training.keyed_rows import KeyedRows
-from pipeline.workspace import Artifact
 
 # Queries joined at once: bounds the memory for texts, whatever the size of the training set.
 QUERIES_AT_ONCE = 4096

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.artifact import Artifact
 from pipeline.training.mapped import mapped
-from pipeline.workspace import Artifact
 
 
 class KeyedRows:

@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 from pipeline.ablation.arms import arms_of
 from pipeline.ablation.result import Ablation
 from pipeline.ablation.run import ablate
+from pipeline.artifact import Artifact
 from pipeline.cli import app
 from pipeline.errors import RayrieverError
 from pipeline.recipe import load_recipe
 from pipeline.runner import finished_artifacts
-from pipeline.workspace import Artifact, Workspace
+from pipeline.workspace import Workspace
 from tests.small_run import Recorder, write_corpus
 
 SEEDS = [4, 9]

@@ -15,7 +15,8 @@ import yaml
 
 from cluster.jobs import ENDED, Jobs
 from cluster.local import LocalCluster
-from pipeline.workspace import Artifact, Workspace
+from pipeline.artifact import Artifact
+from pipeline.workspace import Workspace
 from tests.small_run import recipe_values, write_corpus, write_like_a_model
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -67,7 +68,7 @@ class Project:
         """The one that a stage has."""
         workspace = Workspace(self.workspace(name))
         (key,) = workspace.list_folders("stages", stage)
-        artifact = workspace.artifact(stage, key)
+        artifact = Artifact.find(workspace, stage, key)
         assert artifact is not None
         return artifact
 

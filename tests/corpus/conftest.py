@@ -9,11 +9,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.artifact import ArtifactWriter
 from pipeline.corpus import stage
 from pipeline.progress import Silent
 from pipeline.recipe import Recipe
 from pipeline.stage import Estimate, StageContext
-from pipeline.workspace import ArtifactWriter, Workspace
+from pipeline.workspace import Workspace
 
 
 @dataclass(frozen=True)

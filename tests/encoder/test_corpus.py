@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.artifact import ArtifactWriter
 from pipeline.encoder import corpus
 from pipeline.progress import Silent
 from pipeline.recipe import Recipe
 from pipeline.stage import StageContext
-from pipeline.workspace import ArtifactWriter
 from tests.artifacts import ABOUT, Shelf
 
 PASSAGES, ROWS = 1_100, 256  # five calls of an actor

@@ -12,6 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from pipeline import records
+from pipeline.artifact import Artifact, ArtifactWriter
 from pipeline.collection.publish import released_encoder
 from pipeline.encoder.identity import identify
 from pipeline.encoder.systems import dense_systems
@@ -27,7 +28,7 @@ from pipeline.progress import Silent
 from pipeline.rankings import from_table
 from pipeline.recipe import Recipe
 from pipeline.stage import StageContext
-from pipeline.workspace import Artifact, ArtifactWriter, Workspace
+from pipeline.workspace import Workspace
 
 WORDS = ("abcde", "fghij", "klmno", "pqrst")
 PASSAGES = {f"p{n}": f"the {word} is near the {word[::-1]}" for n, word in enumerate(WORDS)}

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline import records
+from pipeline.artifact import Artifact, ArtifactWriter
 from pipeline.errors import RayrieverError
 from pipeline.index import build as stage
 from pipeline.index.kinds import choose
@@ -25,10 +26,10 @@ from pipeline.index.search import ShardedIndex, folder_of
 from pipeline.progress import Silent
 from pipeline.recipe import IndexSection, Recipe
 from pipeline.stage import StageContext
-from pipeline.workspace import Artifact, ArtifactWriter, Workspace
+from pipeline.workspace import Workspace
+from tests.artifacts import ABOUT
 from tests.index.vectors import ENCODER, brute_force, ids_of, mixture, shuffled_ids
 
-ABOUT = {"inputs": {}, "section": {}, "code_version": "", "finished_at": "", "seconds": 0.0, "peak_memory_mb": 0.0}
 ROWS = 6000
 
 
@@ -115,9 +116,10 @@ def test_what_a_kind_does_not_use_is_refused():
 
 PROGRAM = """
 import sys
+from pipeline.artifact import Artifact
 from pipeline.workspace import Workspace
 from tests.index import test_build
-test_build.build(Workspace(sys.argv[1]).artifact("encode_base", "key"), kind="ivf_flat", lists=16, shards=40)
+test_build.build(Artifact.find(Workspace(sys.argv[1]), "encode_base", "key"), kind="ivf_flat", lists=16, shards=40)
 """
 
 
@@ -137,7 +139,7 @@ def test_a_killed_build_goes_on_with_the_missing_shards(tmp_path: Path, ray_clus
     process.wait()
     kept = {path.name: path.stat().st_mtime_ns for path in killed.glob("building/*/*/shard-*.faiss")}
     assert len(kept) >= 5 and len(done) < 40
-    source = Workspace(str(killed)).artifact("encode_base", "key")
+    source = Artifact.find(Workspace(str(killed)), "encode_base", "key")
     assert source is not None
     resumed = build(source, kind="ivf_flat", lists=16, shards=40)
     folder = Path(folder_of(resumed).path)
@@ -146,7 +148,7 @@ def test_a_killed_build_goes_on_with_the_missing_shards(tmp_path: Path, ray_clus
     queries = mixture(50, 32, 5)
     results = []
     for root in (quiet, killed):
-        artifact = Workspace(str(root)).artifact("index_base", "key")
+        artifact = Artifact.find(Workspace(str(root)), "index_base", "key")
         assert artifact is not None
         with ShardedIndex(folder_of(artifact), IndexSection()) as index:
             results.append(index.search(queries, 20))

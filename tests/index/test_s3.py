@@ -36,7 +36,7 @@ def client(bucket: str):
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: None) -> Path:
-    monkeypatch.setattr("pipeline.workspace.Path.home", lambda: tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     return tmp_path / ".cache/rayriever/shards"
 
 

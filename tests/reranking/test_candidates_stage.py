@@ -9,6 +9,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from pipeline import records
+from pipeline.artifact import Artifact
 from pipeline.errors import RayrieverError
 from pipeline.lexical.search import open_words
 from pipeline.rankings import Hit, best, rerank
@@ -19,7 +20,6 @@ from pipeline.scorer.score import Scorer
 from pipeline.sparse import stage as sparse
 from pipeline.sparse.model import SparseModel
 from pipeline.stage import Estimate, StageContext
-from pipeline.workspace import Artifact
 from tests.artifacts import Shelf
 from tests.small_run import recipe_values
 from tests.sparse.conftest import NOTHING

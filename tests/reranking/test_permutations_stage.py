@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline import records
+from pipeline.artifact import Artifact
 from pipeline.errors import RayrieverError
 from pipeline.llm.prompts import TEMPLATES
 from pipeline.rankings import Hit
@@ -21,7 +22,6 @@ from pipeline.reranking.merging import one_source, to_table
 from pipeline.reranking.queries import queries_table
 from pipeline.stage import Estimate, StageContext
 from pipeline.stages import relevant_section, stages_of
-from pipeline.workspace import Artifact
 from tests.artifacts import Shelf
 
 INPUTS = ("corpus", "queries", "candidates")

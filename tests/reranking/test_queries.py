@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from pipeline import records
+from pipeline.artifact import ArtifactWriter
 from pipeline.progress import Silent
 from pipeline.recipe import Recipe
 from pipeline.reranking.queries import Chosen, choose, labels_of, queries_table, read_queries, train_queries
 from pipeline.stage import StageContext
-from pipeline.workspace import ArtifactWriter
 from tests.artifacts import Shelf
 
 SENTENCE = "Sentence of passage number {} stands here."

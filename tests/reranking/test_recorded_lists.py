@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from pipeline import records
+from pipeline.artifact import ArtifactWriter
 from pipeline.errors import RayrieverError
 from pipeline.progress import Silent
 from pipeline.recipe import Recipe
 from pipeline.reranking.lists import Query, Taught
 from pipeline.reranking.recorded import merged, read_runs, recorded_fingerprint, recorded_lists
 from pipeline.stage import StageContext
-from pipeline.workspace import ArtifactWriter
 from tests.artifacts import Shelf
 
 QUERIES = {name: Query(name, f"what is {name}", "given") for name in ("q1", "q2", "q3")}

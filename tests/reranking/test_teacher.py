@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.artifact import ArtifactWriter
 from pipeline.errors import RayrieverError
 from pipeline.llm.forecast import prose
 from pipeline.llm.prompts import TEMPLATES
@@ -17,7 +18,7 @@ from pipeline.reranking.lists import Query, Taught, UnrankedList
 from pipeline.reranking.prompting import Questions, Window, expected, shown_text, tasks_of
 from pipeline.reranking.teacher import ranked_by_llm
 from pipeline.stage import StageContext
-from pipeline.workspace import ArtifactWriter, Workspace
+from pipeline.workspace import Workspace
 
 
 def answered(text: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from pipeline.artifact import Artifact
 from pipeline.errors import RayrieverError
 from pipeline.progress import Silent
 from pipeline.recipe import Recipe
@@ -143,7 +144,7 @@ def test_corpus_without_passages_has_an_empty_shard(tiny_masked: Path, tmp_path:
 
 def test_damaged_shard_is_refused_by_name(three_shards: Shelf, tmp_path: Path):
     shutil.copytree(three_shards.recipe.workspace, tmp_path / "copy")
-    artifact = Workspace(str(tmp_path / "copy")).artifact("sparse", "0")
+    artifact = Artifact.find(Workspace(str(tmp_path / "copy")), "sparse", "0")
     (Path(artifact.folder) / "sparse" / "term-shard-0001.indices.npy").unlink()
     with (
         open_sparse(three_shards.recipe, artifact) as search,

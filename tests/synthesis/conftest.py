@@ -9,13 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from pipeline.artifact import Artifact, ArtifactWriter
 from pipeline.progress import Silent
 from pipeline.recipe import Recipe
 from pipeline.records import JUDGMENT, QUERY
 from pipeline.stage import StageContext
 from pipeline.synthesis import stage
-from pipeline.workspace import Artifact, ArtifactWriter, Workspace
-from tests.test_workspace import ABOUT
+from pipeline.workspace import Workspace
+from tests.artifacts import ABOUT
 
 QUERIES = {"q1": "why does bread rise", "q2": "what is a keel", "q3": "how far is the moon", "q4": "do trees sleep"}
 

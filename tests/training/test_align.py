@@ -7,11 +7,11 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
+from pipeline.artifact import Artifact
 from pipeline.errors import RayrieverError
 from pipeline.training import align, distill
 from pipeline.training.job import TrainingSet
 from pipeline.training.sampler import Dataset
-from pipeline.workspace import Artifact
 from tests.training.trained import PASSAGES, TRAIN, TrainingShelf
 
 INPUTS = ("corpus", "queries", "distill", "preferences")

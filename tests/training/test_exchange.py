@@ -13,6 +13,7 @@ import yaml
 from pyarrow import fs
 from typer.testing import CliRunner
 
+from pipeline.artifact import ArtifactWriter
 from pipeline.cli import app
 from pipeline.errors import RayrieverError
 from pipeline.records import TRAINING_EXAMPLE
@@ -25,8 +26,8 @@ from pipeline.training.exchange import (
     write_sentence_transformers,
 )
 from pipeline.training.layouts import short_sha
-from pipeline.workspace import ArtifactWriter, Workspace
-from tests.test_workspace import ABOUT
+from pipeline.workspace import Workspace
+from tests.artifacts import ABOUT
 
 GRADED = Example(
     query_id="q1",

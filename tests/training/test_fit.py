@@ -9,6 +9,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
+from pipeline.artifact import Artifact, ArtifactWriter
 from pipeline.errors import RayrieverError
 from pipeline.progress import Silent
 from pipeline.stage import StageContext
@@ -17,7 +18,6 @@ from pipeline.training.bi_encoder import BiEncoder
 from pipeline.training.dev import DevSet, dev_score, dev_set
 from pipeline.training.fit import metrics_schema
 from pipeline.training.step import FIGURES
-from pipeline.workspace import Artifact, ArtifactWriter
 from tests.training.trained import TrainingShelf
 
 INPUTS = ("corpus", "queries", "synthesis")

@@ -6,6 +6,7 @@ from types import MappingProxyType
 import pyarrow as pa
 import pytest
 
+from pipeline.artifact import Artifact, ArtifactWriter
 from pipeline.progress import Silent
 from pipeline.recipe import Recipe
 from pipeline.records import JUDGMENT
@@ -13,10 +14,9 @@ from pipeline.stage import StageContext
 from pipeline.training import join
 from pipeline.training.join import Sources
 from pipeline.training.keyed_rows import KeyedRows
-from pipeline.workspace import Artifact, ArtifactWriter, Workspace
-from tests.artifacts import Shelf
+from pipeline.workspace import Workspace
+from tests.artifacts import ABOUT, Shelf
 
-ABOUT = {"inputs": {}, "section": {}, "code_version": "", "finished_at": "", "seconds": 0.0, "peak_memory_mb": 0.0}
 PARTS = ([("b", "1"), ("a", "2"), ("b", "3")], [("c", "4"), ("b", "5")], [("a", "6")])
 
 

@@ -10,6 +10,7 @@ import ir_measures
 import pytest
 import torch
 
+from pipeline.artifact import Artifact
 from pipeline.errors import RayrieverError
 from pipeline.recipe import ScorerSection
 from pipeline.records import RANKED_LIST
@@ -19,7 +20,6 @@ from pipeline.training import rerank
 from pipeline.training.dev_lists import DevLists, dev_list_score
 from pipeline.training.fit import metrics_schema
 from pipeline.training.list_step import FIGURES
-from pipeline.workspace import Artifact
 from tests.training.trained import PASSAGES, TRAIN, WORDS, TrainingShelf
 
 INPUTS = ("corpus", "words", "queries", "index_base", "permutations")

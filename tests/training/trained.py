@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import records
+from pipeline.artifact import Artifact, ArtifactWriter
 from pipeline.progress import Silent
 from pipeline.recipe import Recipe
 from pipeline.stage import StageContext
-from pipeline.workspace import Artifact, ArtifactWriter
-from tests.artifacts import Shelf
-from tests.test_workspace import ABOUT
+from tests.artifacts import ABOUT, Shelf
 
 WORDS = ["dough", "yeast", "flour", "oven", "crust", "salt", "sail", "mast", "anchor", "keel", "rudder", "tide"]
 PASSAGES = [

@@ -21,6 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.digest import digest
 from pipeline.errors import RayrieverError
 from pipeline.llm.engines.batch_api import CHAT_ROUTE, BatchApi, Records
 from pipeline.llm.engines.batch_files import Folder
@@ -31,7 +32,7 @@ from pipeline.llm.requests import Sampling
 from pipeline.llm.responses import Answer, failure, to_table
 from pipeline.llm.store import Ledger, ResponseStore
 from pipeline.recipe import LlmSection
-from pipeline.workspace import Workspace, digest
+from pipeline.workspace import Workspace
 
 _MOST_BYTES = 190_000_000  # of a file; the API takes 200 MB
 _STORED_TOGETHER = 1000

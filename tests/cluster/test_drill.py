@@ -11,12 +11,12 @@ from cluster.drill.cases import CASES
 from cluster.drill.compare import differences
 from cluster.drill.drill import Drill, Outcome, chosen
 from cluster.drill.project import write_project
+from pipeline.artifact import Artifact, ArtifactWriter
 from pipeline.errors import RayrieverError
 from pipeline.recipe import load_recipe
 from pipeline.stages import stages_of
-from pipeline.workspace import Artifact, ArtifactWriter, Workspace
-
-ABOUT = {"inputs": {}, "section": {}, "code_version": "", "finished_at": "", "seconds": 0.0, "peak_memory_mb": 0.0}
+from pipeline.workspace import Workspace
+from tests.artifacts import ABOUT
 
 
 def test_every_stage_with_workers_has_a_case(tmp_path: Path):
@@ -67,7 +67,7 @@ def drill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drill]:
 
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", ["node-synthesis", "node-index_base", "node-distill", "driver"])
+@pytest.mark.parametrize("name", ["node-synthesis", "node-index_base", "node-distill"])
 def test_a_run_ends_with_what_a_quiet_one_makes(drill: Drill, name: str):
     """With no stored answer asked for again; all cases are in `rayriever drill`."""
     outcome = drill.perform(chosen([name])[0])

@@ -99,10 +99,12 @@ class _Claim(Lease):
                 return
             self._delete(self._path + _WISH)
             alive = [path for path, at in others.items() if at > seen.get(path, at) and not path.endswith(_WISH)]
-            if alive or time.monotonic() > deadline:
-                owner = self._workspace.read_bytes((alive or [*others, self._path])[0])
-                raise _refused(self._workspace, (owner or b"").decode())
-            if not seen:
+            is_late = time.monotonic() > deadline
+            if alive or is_late:
+                owner = self._read((alive or [*others, self._path])[0])
+                if owner is not None or is_late:
+                    raise _refused(self._workspace, (owner or b"").decode())
+            elif not seen:
                 _log.warning("workspace %s: claimed by a run that may be dead; looking again", self._workspace.uri)
             seen = others | seen
             time.sleep(self._every_s * random.uniform(1.2, 2))
@@ -152,6 +154,13 @@ class _Claim(Lease):
 
     def _is_lost(self) -> bool:
         return self._lost or time.monotonic() - self._written > self._lost_s
+
+    def _read(self, path: str) -> bytes | None:
+        """Whose wish or claim it is; None where it has just been taken back."""
+        for _ in range(3):
+            with suppress(OSError):  # renewed while it was read
+                return self._workspace.read_bytes(path)
+        return b""
 
     def _delete(self, path: str) -> None:
         with suppress(FileNotFoundError):  # somebody who took it for lost was quicker

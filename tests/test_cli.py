@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner
 
@@ -232,3 +233,11 @@ def test_what_libraries_print_does_not_get_between_the_results(capsys: pytest.Ca
     shown = capsys.readouterr()
     assert json.loads(shown.out.replace("a table", "")) == {"rows": 1} and "a table" in shown.out
     assert "raylet" in shown.err
+
+
+@pytest.mark.parametrize(("goes_on", "words"), [(True, "goes on from here"), (False, "begins again")])
+def test_stopped_command_says_whether_it_goes_on(goes_on: bool, words: str, capsys: pytest.CaptureFixture[str]):
+    """Who stops a calibration must not count on what it had measured."""
+    with pytest.raises(typer.Exit) as ended, readable_errors(goes_on):
+        raise KeyboardInterrupt
+    assert ended.value.exit_code == 130 and words in capsys.readouterr().err

@@ -33,7 +33,7 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Measure what one worker of each stage does here, on two samples of the corpus. Asks the recipe's LLM."""
-    with readable_errors():
+    with readable_errors(goes_on=False):
         from cluster.capacity.calibrate import calibrate
         from cluster.capacity.calibration import Sample
         from pipeline.progress_bar import Bars

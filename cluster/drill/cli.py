@@ -30,7 +30,7 @@ def drill(
 
     Exits with 1 where a run does not end with what a quiet one makes. Asks no LLM but its own.
     """
-    with readable_errors():
+    with readable_errors(goes_on=False):
         from cluster.drill.drill import Drill, chosen
 
         wanted = chosen(cases or [])

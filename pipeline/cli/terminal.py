@@ -56,7 +56,8 @@ def _results_alone_on_stdout() -> Iterator[None]:
 
 
 @contextmanager
-def readable_errors() -> Iterator[None]:
+def readable_errors(goes_on: bool = True) -> Iterator[None]:
+    """End the command as its errors ask. `goes_on`: stopped, it is worth saying again."""
     try:
         with _results_alone_on_stdout():
             yield
@@ -67,7 +68,7 @@ def readable_errors() -> Iterator[None]:
         err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        err.print("stopped; the same command goes on from here.")
+        err.print(f"stopped; the same command {'goes on from here' if goes_on else 'begins again'}.")
         raise typer.Exit(130) from None
 
 

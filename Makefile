@@ -25,7 +25,7 @@ test: lint
 	$(BIN)/pytest -q --durations=10 $(PARALLEL)
 
 test-slow: $(VENV)/.installed-dev
-	$(BIN)/pytest -q -m slow --timeout=1800
+	$(BIN)/pytest -q -m slow --timeout=1800 --durations=10
 
 # Several Ray nodes on this machine, which die
 test-cluster: $(VENV)/.installed-dev

@@ -20,6 +20,8 @@ from pipeline.llm.store import Ledger, ResponseStore
 from pipeline.workspace import Workspace
 
 runner = CliRunner()
+# A run in this process would start a Ray of its own, in the way of the one that all tests share
+pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 @pytest.fixture
@@ -152,7 +154,7 @@ def test_report_and_search_before_a_run_say_what_to_do(folder: Path):
     assert "rayriever run" in failed("search", path, "a query")
 
 
-def test_doctor_finds_what_is_missing_and_looks_at_everything_else(folder: Path, ray_cluster):
+def test_doctor_finds_what_is_missing_and_looks_at_everything_else(folder: Path):
     llm = {"engine": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
     result = runner.invoke(app, ["doctor", recipe(folder, llm=llm), "--json"])
     assert result.exit_code == 1, result.output

@@ -133,22 +133,21 @@ class Artifact:
         """Local path of one file of a folder. Raises RayrieverError when its checksum is not the manifest's."""
         target, source = self._local_folder(directory) / relative, f"{self.folder}/{directory}/{relative}"
         checksum = self.manifest.directories[directory][relative]
-        changed = RayrieverError(
-            f"{self.manifest.stage}: {source} is not what this stage wrote (missing or changed). "
-            f"Rerun with --from {self.manifest.stage}."
-        )
+
+        def is_whole(local: Path) -> bool:
+            return local.exists() and sha256(local) == checksum
 
         def check(local: Path) -> None:
-            if not local.exists() or sha256(local) != checksum:
-                raise changed
+            if not is_whole(local):
+                raise RayrieverError(
+                    f"{self.manifest.stage}: {source} is not what this stage wrote (missing or changed). "
+                    f"Rerun with --from {self.manifest.stage}."
+                )
 
         if self.workspace.is_local:
             check(target)
-        elif not (target.exists() and sha256(target) == checksum):
-            try:
-                fetch_file(self.workspace.filesystem, source, target, check)
-            except FileNotFoundError as error:
-                raise changed from error
+        elif not is_whole(target):
+            fetch_file(self.workspace.filesystem, source, target, check)
         return target
 
     def _local_folder(self, name: str) -> Path:

@@ -6,6 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from pyarrow import fs
@@ -22,14 +23,13 @@ def fetch_file(filesystem: fs.FileSystem, source: str, target: Path, check: Call
     """Copy a file to this machine; readers see all of it or none of it, whoever else fetches it at the same moment.
 
     Args:
-        check: raises for a copy that is not what it should be; it is removed.
-
-    Raises FileNotFoundError where there is no `source`.
+        check: is given the copy, which is not there where `source` is not. Raises for one that is not what it should
+            be; it is removed.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with explained_write_errors(str(target.parent)):
+        with explained_write_errors(str(target.parent)), suppress(FileNotFoundError):
             fs.copy_files(source, str(partial), source_filesystem=filesystem)
         check(partial)
         os.replace(partial, target)

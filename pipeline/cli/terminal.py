@@ -57,7 +57,7 @@ def _results_alone_on_stdout() -> Iterator[None]:
 
 @contextmanager
 def readable_errors(goes_on: bool = True) -> Iterator[None]:
-    """End the command as its errors ask. `goes_on`: stopped, it is worth saying again."""
+    """End the command as its errors ask. `goes_on`: one that was stopped goes on when said again."""
     try:
         with _results_alone_on_stdout():
             yield

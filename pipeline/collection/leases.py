@@ -58,10 +58,7 @@ def held(folder: ShardFolder) -> set[int]:
     for path in workspace.list_files(*folder.relative, _FOLDER):
         if not path.endswith(".json"):
             continue
-        try:
-            content = json.loads(workspace.read_bytes(path) or b"{}")
-        except FileNotFoundError:  # let go meanwhile
-            continue
+        content = json.loads(workspace.read_bytes(path) or b"{}")  # it may be let go meanwhile
         if content.get("until", 0) > time.time():
             found.add(content["generation"])
         else:

@@ -242,10 +242,7 @@ class ShardFolder:
         # By content: generations share files, and two machines of one user their cache.
         cached = cache_folder() / "shards" / f"{file.sha256}{''.join(Path(file.path).suffixes)}"
         if not (cached.exists() and cached.stat().st_size == file.bytes and sha256(cached) == file.sha256):
-            try:
-                fetch_file(workspace.filesystem, source, cached, lambda local: _check(local, file, source))
-            except FileNotFoundError as error:
-                raise RayrieverError(f"{source}: is missing. Build the index again.") from error
+            fetch_file(workspace.filesystem, source, cached, lambda local: _check(local, file, source))
         return cached
 
 
